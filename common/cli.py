@@ -1,0 +1,30 @@
+"""What every command shares: a parser and a `run` whose errors are one line and exit code 2."""
+import argparse
+import sys
+
+from common.errors import UserError
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with defaults in the help and a bad flag answered in one line."""
+
+    def __init__(self, **settings):
+        settings.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        settings.setdefault("allow_abbrev", False)
+        super().__init__(**settings)
+
+    def error(self, message):
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def run(main):
+    """Run `main` as a command and exit: 0, its own code, 2 with one line for a UserError, 130 for Ctrl-C."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        code = 130
+    sys.exit(code)

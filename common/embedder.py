@@ -1,0 +1,99 @@
+"""A checkpoint turned into `images -> embeddings`."""
+import numpy as np
+
+from common import checkpoint, graph
+from common.devices import get_devices
+from common.errors import DataError, UserError
+from common.mxnet_setup import mx
+
+EMBEDDING = "fc1_output"
+
+
+class Embedder:
+    """Images (N, 3, H, W) uint8 RGB -> embeddings (N, emb_size) float32, not normalised.
+
+    model: 'prefix,epoch'. devices: list of mx.Context, or None for all GPUs, else the CPU; batches go to them in turn.
+    batch_size: images a device takes at once. image_shape: (H, W) in pixels.
+    Every Embedder binds anew and keeps its own copy of the parameters: an MXNet 1.9.1 graph bound for inference goes
+    on with its first weights when new ones are set.
+    Raises UserError or DataError for a model that cannot be read or takes images of another size.
+    """
+
+    def __init__(self, model, devices=None, batch_size=64, image_shape=(112, 112)):
+        symbol, arg_params, aux_params = checkpoint.load(model)
+        self._setup(model, embedding_of(symbol, model), arg_params, aux_params, devices, batch_size, image_shape)
+
+    @classmethod
+    def from_params(cls, symbol, arg_params, aux_params, devices=None, batch_size=64, image_shape=(112, 112)):
+        """The same from an embedding symbol and its parameters (dict name -> NDArray) in memory."""
+        embedder = cls.__new__(cls)
+        embedder._setup("the model", symbol, arg_params, aux_params, devices, batch_size, image_shape)
+        return embedder
+
+    def _setup(self, model, symbol, arg_params, aux_params, devices, batch_size, image_shape):
+        self.image_shape, self.batch_size = tuple(image_shape), batch_size
+        self._params = arg_params, aux_params
+        self._devices = devices or get_devices()
+        self.emb_size = _check_shapes(model, symbol, arg_params, aux_params, (1, 3) + self.image_shape)
+        data = (1, 3) + self.image_shape
+        self._symbols = {str(device): graph.for_device(symbol, device, data=data) for device in self._devices}
+        self._executors = {}
+
+    def __call__(self, images):
+        """Embed `images`, (N, 3, H, W) uint8 RGB; returns (N, emb_size) float32, not normalised.
+
+        The last batch is filled up with the images before it, as the original does (a GNAP head averages over the
+        batch). Raises UserError for images of another shape or type.
+        """
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[1:] != (3,) + self.image_shape or images.dtype != np.uint8:
+            raise UserError(f"images of shape {images.shape} and type {images.dtype}; expected "
+                            f"(N, 3, {self.image_shape[0]}, {self.image_shape[1]}) uint8")
+        embeddings = np.empty((len(images), self.emb_size), np.float32)
+        size = min(len(images), self.batch_size)
+        stops = [min(start + size, len(images)) for start in range(0, len(images), size or 1)]
+        for first in range(0, len(stops), len(self._devices)):
+            group = stops[first:first + len(self._devices)]
+            outputs = [self._forward(position, images[stop - size:stop]) for position, stop in enumerate(group)]
+            for stop, output in zip(group, outputs):
+                embeddings[stop - size:stop] = output.asnumpy()
+        return embeddings
+
+    def _forward(self, position, images):
+        executor = self._executor(position, len(images))
+        return executor.forward(is_train=False, data=mx.nd.array(images, dtype=np.uint8))[0]
+
+    def _executor(self, position, size):
+        if (position, size) not in self._executors:
+            # Two sizes are kept: whole batches, and the last odd one.
+            for key in [key for key in self._executors if key[1] not in (size, self.batch_size)]:
+                del self._executors[key]
+            device = self._devices[position]
+            executor = self._symbols[str(device)].simple_bind(
+                device, grad_req="null", type_dict={"data": np.uint8}, data=(size, 3) + self.image_shape)
+            executor.copy_params_from(*self._params, allow_extra_params=True)
+            self._executors[position, size] = executor
+        return self._executors[position, size]
+
+
+def embedding_of(symbol, model="the symbol"):
+    """The embedding symbol inside `symbol`, be it the network alone or the whole training graph."""
+    internals = symbol.get_internals()
+    if EMBEDDING not in internals.list_outputs():
+        raise DataError(f"{model}: the network has no output named {EMBEDDING!r}; is it a face embedding network?")
+    return internals[EMBEDDING]
+
+
+def _check_shapes(model, symbol, arg_params, aux_params, data):
+    """Hold the parameters against the symbol; returns the embedding size."""
+    try:
+        arg_shapes, outputs, aux_shapes = symbol.infer_shape(data=data)
+    except mx.base.MXNetError as error:
+        raise DataError(f"{model}: does not take images of {data[2]}x{data[3]} pixels "
+                        f"({str(error).strip().splitlines()[-1]})") from error
+    expected = dict(zip(symbol.list_arguments() + symbol.list_auxiliary_states(), arg_shapes + aux_shapes))
+    for name, array in list(arg_params.items()) + list(aux_params.items()):
+        if name in expected and array.shape != expected[name]:
+            raise DataError(f"{model}: array {name!r} has shape {array.shape}, the symbol expects {expected[name]} "
+                            f"for images of {data[2]}x{data[3]} pixels")
+    return outputs[0][1]

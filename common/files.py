@@ -1,0 +1,51 @@
+"""Files are written to a temporary name and moved into place, so that nothing half-written is ever seen."""
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import UserError
+
+
+@contextmanager
+def replacing(path):
+    """Give a temporary path beside `path`; when the block ends well, flush it to disk and move it to `path`.
+
+    Folders are made as needed. When the block fails, the temporary file is removed and `path` is left as it was.
+    Raises UserError where the system refuses to write (full disk, read-only folder).
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.fchmod(handle, 0o666 & ~_umask())
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        yield Path(name)
+        with open(name, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(name, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path, text):
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path, data):
+    """Write `data` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)

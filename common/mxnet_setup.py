@@ -1,0 +1,80 @@
+"""The one place that sets MXNet up; every room takes it from here: `from common.mxnet_setup import mx`.
+
+Threads are set before MXNet is imported, for afterwards it is too late: left alone, MXNet takes half the cores.
+"""
+import importlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+from common.errors import UserError
+
+
+class SetupError(UserError, ImportError):
+    """MXNet cannot be used here. The message says what to install."""
+
+
+def cpu_count():
+    """Cores this process may use: its affinity, cut down to the container's quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control groups, or 'max': no quota
+        return cores
+
+
+def _set_environment():
+    os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count()))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+    os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # no line for every graph that is bound
+    # The OpenBLAS inside the wheel (0.3.13) falls back to SSE2 on processors newer than itself.
+    if platform.machine() == "x86_64" and _has_avx2():
+        os.environ.setdefault("OPENBLAS_CORETYPE", "HASWELL")
+
+
+def _has_avx2():
+    try:
+        return " avx2 " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _numpy():
+    try:
+        numpy = importlib.import_module("numpy")
+    except ImportError as error:
+        raise SetupError(f"NumPy cannot be imported ({error}): pip install 'numpy<2'") from error
+    if int(numpy.__version__.split(".")[0]) >= 2:
+        raise SetupError(f"NumPy {numpy.__version__} is too new for MXNet 1.9.1: pip install 'numpy<2'")
+    # MXNet 1.9.1 still uses the aliases that NumPy 1.24 dropped. Looked up in __dict__, since hasattr warns.
+    for name, kind in dict(bool=bool, int=int, float=float, object=object, complex=complex, str=str).items():
+        if name not in numpy.__dict__:
+            setattr(numpy, name, kind)
+
+
+def _import_mxnet():
+    if sys.version_info >= (3, 13):
+        raise SetupError(f"MXNet 1.9.1 needs Python 3.8 to 3.12; this is {platform.python_version()}")
+    try:
+        return importlib.import_module("mxnet")
+    except OSError as error:  # a shared library is missing
+        raise SetupError(_missing_library(str(error))) from error
+    except ModuleNotFoundError as error:
+        if error.name == "distutils":
+            raise SetupError("MXNet 1.9.1 on Python 3.12 needs setuptools: pip install setuptools") from error
+        raise SetupError(f"MXNet cannot be imported ({error}): pip install 'mxnet==1.9.1' on a machine without "
+                         "a GPU, or one of the CUDA wheels in the README") from error
+
+
+def _missing_library(message):
+    packages = {"libgomp": "apt-get install libgomp1", "libquadmath": "apt-get install libquadmath0",
+                "libcuda.so": "install the NVIDIA driver, or mxnet==1.9.1 (the CPU wheel)"}
+    advice = next((advice for name, advice in packages.items() if name in message), "see the README, 'Install'")
+    return f"MXNet cannot load a system library ({message}): {advice}"
+
+
+_numpy()
+_set_environment()
+mx = _import_mxnet()

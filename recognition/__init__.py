@@ -1,0 +1,1 @@
+"""Training: the presets, the heads (losses), the loop, and what happens every N steps."""

@@ -1,0 +1,83 @@
+"""What the network families share: convolution, batch norm, activation, squeeze and excitation, the input's scale."""
+import functools
+
+from common.errors import UserError, unknown_name
+from common.mxnet_setup import mx
+
+IMAGE_SHAPE = (3, 112, 112)  # what every network is built for: RGB, channels first
+ACTIVATIONS = ("prelu", "relu")
+
+
+def fresh_names(build):
+    """Decorate a family's `get_symbol`: its automatic node names (`_plus0`, ...) start at 0 in every call."""
+    @functools.wraps(build)
+    def build_with_fresh_names(*args, **settings):
+        with mx.name.NameManager():
+            return build(*args, **settings)
+    return build_with_fresh_names
+
+
+def check_known(setting, value, known):
+    """Raise UserError, listing the known values, where `value` is none of them."""
+    if value not in known:
+        raise unknown_name(setting, value, map(str, known))
+
+
+def map_shape(symbol):
+    """Shape of `symbol`'s output for one image, for instance (1, 512, 7, 7)."""
+    _, (shape,), _ = symbol.infer_shape(data=(1, *IMAGE_SHAPE))
+    return shape
+
+
+def normalize(data):
+    """Pixels 0..255 to about -1..1: (data - 127.5) / 128. It is part of every network, so of every checkpoint."""
+    return (data - 127.5) * 0.0078125
+
+
+class Layers:
+    """The layers of one network, as its settings say. Attributes that a network never sets are not written.
+
+    net_act: 'prelu' (one slope for each channel, starting at 0.25) or 'relu'; bn_mom: share of the old moving mean
+    and variance that a step keeps; net_se: whether `se` does anything; bn, conv: further attributes of every
+    BatchNorm and Convolution.
+    Raises UserError for a value outside of these.
+    """
+
+    def __init__(self, net_act, bn_mom, net_se=0, bn=None, conv=None):
+        check_known("net_act", net_act, ACTIVATIONS)
+        check_known("net_se", net_se, (0, 1))
+        if not 0 <= bn_mom < 1:
+            raise UserError(f"bn_mom {bn_mom!r}: expected a share of the old statistics, 0 <= bn_mom < 1")
+        self._act, self._se = net_act, net_se
+        self._bn, self._conv = dict(bn or {}, momentum=bn_mom), conv or {}
+
+    def conv(self, data, name, filters, kernel, stride=1, bias=False, **attrs):
+        """Square convolution that keeps the map's size (at stride 1) where `pad` is not given; pad=None writes none."""
+        pad = attrs.pop("pad", kernel // 2)
+        if pad is not None:
+            attrs["pad"] = (pad, pad)
+        if not bias:
+            attrs["no_bias"] = True
+        return mx.sym.Convolution(data, name=name, num_filter=filters, kernel=(kernel, kernel),
+                                  stride=(stride, stride), **self._conv, **attrs)
+
+    def bn(self, data, name, fix_gamma=False, **variables):
+        """Batch norm. fix_gamma: the scale is 1 whatever is stored."""
+        return mx.sym.BatchNorm(data, name=name, fix_gamma=fix_gamma, **self._bn, **variables)
+
+    def act(self, data, name):
+        """The network's activation."""
+        if self._act == "prelu":
+            return mx.sym.LeakyReLU(data, name=name, act_type="prelu")
+        return mx.sym.Activation(data, name=name, act_type=self._act)
+
+    def se(self, data, name, filters):
+        """Squeeze and excitation (Hu et al., 2018; reduction 16) where the network has it, else `data`."""
+        if not self._se:
+            return data
+        gate = mx.sym.Pooling(data, name=f"{name}_se_pool1", global_pool=True, kernel=(7, 7), pool_type="avg")
+        gate = self.conv(gate, f"{name}_se_conv1", filters // 16, 1, bias=True)
+        gate = self.act(gate, f"{name}_se_relu1")
+        gate = self.conv(gate, f"{name}_se_conv2", filters, 1, bias=True)
+        gate = mx.sym.Activation(gate, name=f"{name}_se_sigmoid", act_type="sigmoid")
+        return mx.sym.broadcast_mul(data, gate)

@@ -1,0 +1,28 @@
+"""Fixtures of all tests: the rooms importable, real faces and golden values where they are at hand."""
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def _folder(variable, default, what):
+    path = Path(os.environ.get(variable, ROOT.parent / "shared" / default))
+    if not path.is_dir():
+        pytest.skip(f"no {what} at {path}; set {variable} to the folder that holds them")
+    return path
+
+
+@pytest.fixture(scope="session")
+def face_data():
+    """The folder of real faces and public models; the test is skipped where it is absent."""
+    return _folder("FACE_DATA", "data", "real faces")
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """The folder of reference values taken from the original; the test is skipped where it is absent."""
+    return _folder("FACE_GOLDEN", "golden", "golden values")
