@@ -4,6 +4,7 @@ Files are checked here, byte by byte, before MXNet sees them: its own loader can
 """
 import glob
 import json
+import os
 import re
 import struct
 from pathlib import Path
@@ -12,19 +13,21 @@ import numpy as np
 
 from common.errors import DataError, UserError
 from common.files import replacing, write_text
-from common.mxnet_setup import mx
+from common.mxnet_setup import mx, reason
 
 _LIST_MAGIC = 0x112
 _ARRAY_V1, _ARRAY_V2, _ARRAY_V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
-_DTYPES = {0: np.float32, 1: np.float64, 2: np.float16, 3: np.uint8, 4: np.int32, 5: np.int8, 6: np.int64}
+_DTYPES = dict(enumerate(map(np.dtype, ("f4", "f8", "f2", "u1", "i4", "i1", "i8", "?"))))  # by MXNet's numbers
+_KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
+_MODEL = re.compile(r"(.+),\s*(\d{1,9})\s*", re.DOTALL)
 
 
 def parse_model(model):
     """Split 'prefix,epoch' into (prefix, epoch number). Raises UserError for anything else."""
-    prefix, comma, epoch = model.rpartition(",")
-    if not comma or not prefix or not epoch.strip().isdigit():
+    found = _MODEL.fullmatch(model)
+    if not found:
         raise UserError(f"model {model!r}: expected PREFIX,EPOCH, for instance ./models/r100,1")
-    return prefix, int(epoch)
+    return found[1], int(found[2])
 
 
 def params_path(prefix, epoch):
@@ -34,7 +37,8 @@ def params_path(prefix, epoch):
 
 def find_epochs(prefix):
     """The epochs of a prefix that are on disk, in rising order."""
-    found = (re.search(r"-(\d{4,})\.params$", name) for name in glob.glob(f"{glob.escape(str(prefix))}-*.params"))
+    ends = (name[len(str(prefix)):] for name in glob.glob(f"{glob.escape(str(prefix))}-*.params"))
+    found = (re.fullmatch(r"-(\d{4}|[1-9]\d{4,})\.params", end) for end in ends)
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -46,11 +50,20 @@ def save(prefix, epoch, symbol, arg_params, aux_params):
     write_text(f"{prefix}-symbol.json", symbol.tojson())
     arrays = {f"arg:{name}": array for name, array in arg_params.items()}
     arrays.update({f"aux:{name}": array for name, array in aux_params.items()})
-    with replacing(params_path(prefix, epoch)) as path:
-        try:
-            mx.nd.save(str(path), arrays)
-        except mx.base.MXNetError as error:
-            raise OSError(str(error).strip().splitlines()[-1]) from error
+    with replacing(params_path(prefix, epoch)) as path, open(path, "wb") as file:
+        _write_arrays(file, arrays)
+
+
+def _write_arrays(file, arrays):
+    """Byte for byte what `mx.nd.save` writes of arrays on the CPU; that one does not notice when a disk is full."""
+    file.write(struct.pack("<QQQ", _LIST_MAGIC, 0, len(arrays)))
+    for array in arrays.values():
+        head = struct.pack(f"<Iii{array.ndim}q", _ARRAY_V2, 0, array.ndim, *array.shape)  # 0: dense
+        file.write(head + struct.pack("<iii", 1, 0, _KINDS[np.dtype(array.dtype)]))  # 1, 0: the device cpu(0)
+        file.write(array.asnumpy().tobytes())
+    file.write(struct.pack("<Q", len(arrays)))
+    for name in map(str.encode, arrays):
+        file.write(struct.pack("<Q", len(name)) + name)
 
 
 def load(model):
@@ -62,7 +75,7 @@ def load(model):
     """
     prefix, epoch = parse_model(model)
     path = params_path(prefix, epoch)
-    if not path.is_file():
+    if not os.path.isfile(path):
         epochs = ", ".join(map(str, find_epochs(prefix))) or "none"
         raise UserError(f"model {model}: no file {path}; epochs found for this prefix: {epochs}")
     symbol = load_symbol(f"{prefix}-symbol.json")
@@ -77,14 +90,31 @@ def load_symbol(path):
         graph = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a symbol file: {error}") from error
     if not isinstance(graph, dict) or not graph.get("nodes") or not graph.get("heads"):
         raise DataError(f"{path}: not a symbol file: expected JSON with 'nodes' and 'heads'")
     try:
-        return mx.sym.load_json(json.dumps(graph))
+        symbol = mx.sym.load_json(json.dumps(graph))
+        damage = _wrong_edge(symbol)
     except Exception as error:  # MXNet raises whatever its C side says: MXNetError, UnicodeDecodeError, ...
-        raise DataError(f"{path}: MXNet cannot read this symbol: {str(error).strip().splitlines()[-1]}") from error
+        raise DataError(f"{path}: MXNet cannot read this symbol: {reason(error)}") from error
+    if damage:
+        raise DataError(f"{path}: damaged: {damage}")
+    return symbol
+
+
+def _wrong_edge(symbol):
+    """An edge that leads nowhere, as text, or None: MXNet would follow it out of its own memory."""
+    graph, internals = (json.loads(part.tojson()) for part in (symbol, symbol.get_internals()))
+    outputs = {(number, output) for number, output, _ in internals["heads"]}
+    for node in graph["nodes"] + [dict(op="", inputs=graph["heads"])]:
+        for number, output, _ in node["inputs"]:
+            if (number, output) not in outputs:
+                return f"node {graph['nodes'][number]['name']!r} has no output {output}"
+        if node["op"] == "BatchNorm" and not node["inputs"]:
+            return f"node {node['name']!r} has no inputs"
+    return None
 
 
 def load_params(path):
@@ -120,10 +150,12 @@ def read_arrays(path):
     if magic != _LIST_MAGIC:
         raise DataError(f"{path}: not a parameter file: begins with {magic:#x}, expected {_LIST_MAGIC:#x}")
     arrays = [_read_array(cursor) for _ in range(cursor.count("arrays"))]
-    names = [cursor.bytes(cursor.count("bytes in a name")).decode("utf-8", "replace")
+    names = [str(cursor.bytes(cursor.count("bytes in a name")), "utf-8", "replace")
              for _ in range(cursor.count("names"))]
-    if len(names) != len(arrays):
-        raise DataError(f"{path}: {len(names)} names for {len(arrays)} arrays")
+    if len(set(names)) != len(arrays):
+        raise DataError(f"{path}: {len(set(names))} names for {len(arrays)} arrays")
+    if cursor.position < len(cursor.data):
+        raise DataError(f"{path}: damaged: its arrays end at byte {cursor.position}, the file at {len(cursor.data)}")
     return dict(zip(names, arrays))
 
 
@@ -131,7 +163,7 @@ class _Cursor:
     """Takes values from a file's bytes in order, and says where the bytes run out."""
 
     def __init__(self, path, data):
-        self.path, self.data, self.position = path, data, 0
+        self.path, self.data, self.position = path, memoryview(data), 0
 
     def bytes(self, size):
         if size > len(self.data) - self.position:
@@ -158,16 +190,46 @@ def _read_array(cursor):
             raise DataError(f"{cursor.path}: a sparse array (storage type {storage}); expected dense ones")
     modern = magic in (_ARRAY_V1, _ARRAY_V2, _ARRAY_V3)
     dimensions = cursor.take("i")[0] if modern else magic  # before version 1 the magic's place held their number
+    if dimensions == (-1 if magic == _ARRAY_V3 else 0):  # an array without a shape, of which nothing more is written
+        return np.zeros(0, np.float32)
     if not 0 <= dimensions <= 32:
         raise DataError(f"{cursor.path}: damaged: {dimensions} dimensions at byte {cursor.position - 4}")
     shape = cursor.take(f"{dimensions}{'q' if modern else 'I'}")
-    if dimensions == 0:
-        return np.zeros(0, np.float32)
     _, _, kind = cursor.take("iii")  # device type and number, type of the numbers
-    if kind not in _DTYPES or min(shape) < 0:
-        raise DataError(f"{cursor.path}: damaged: type {kind}, shape {shape} before byte {cursor.position}")
-    dtype = np.dtype(_DTYPES[kind])
-    size = dtype.itemsize
+    if kind not in _DTYPES:
+        raise DataError(f"{cursor.path}: numbers of type {kind} before byte {cursor.position}; expected 0 to 7 (floats "
+                        "of 32, 64 and 16 bits, integers, truth values)")
+    if min(shape, default=1) < 1:
+        raise DataError(f"{cursor.path}: damaged: shape {shape} before byte {cursor.position}")
+    size = _DTYPES[kind].itemsize
     for length in shape:
         size *= length
-    return np.frombuffer(cursor.bytes(size), dtype).reshape(shape)
+    return np.frombuffer(cursor.bytes(size), _DTYPES[kind]).reshape(shape)
+
+
+def load_pretrained(prefix, epoch, symbol, data_shape, **head_shapes):
+    """Parameters of a checkpoint to begin a training of `symbol` with.
+
+    prefix: of the checkpoint, or 'prefix,epoch', which goes before `epoch`. symbol: embedding symbol; data_shape:
+    shape of its input, for instance (1, 3, 112, 112); head_shapes: shapes that arrays of the head must have where the
+    checkpoint holds them.
+    Returns (arg_params, aux_params). Raises UserError for arrays that are missing or of another shape (both are named).
+    """
+    model = prefix if _MODEL.fullmatch(prefix) else f"{prefix},{epoch}"
+    _, arg_params, aux_params = load(model)
+    for name in ("weight", "bias"):
+        if f"pre_fc1_{name}" in symbol.list_arguments() and f"fc1_{name}" in arg_params:  # its name in 2018
+            arg_params.setdefault(f"pre_fc1_{name}", arg_params.pop(f"fc1_{name}"))
+    arg_shapes, _, aux_shapes = symbol.infer_shape(data=data_shape)
+    shapes = dict(zip(symbol.list_arguments(), arg_shapes), **dict(zip(symbol.list_auxiliary_states(), aux_shapes)))
+    del shapes["data"]
+    found = {**arg_params, **aux_params}
+    for name in shapes:
+        if name not in found:
+            raise UserError(f"pretrained model {model}: has no array {name!r}; is it of another network?")
+    for name, shape in {**shapes, **head_shapes}.items():
+        if name in found and found[name].shape != shape:
+            advice = "; leave the head out of it, or train on the same classes" if name in head_shapes else ""
+            raise UserError(f"pretrained model {model}: array {name!r} has shape {found[name].shape}, "
+                            f"expected {shape}{advice}")
+    return arg_params, aux_params

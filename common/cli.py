@@ -5,16 +5,28 @@ import sys
 from common.errors import UserError
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default of a flag where there is one to tell."""
+
+    def _get_help_string(self, action):
+        told = action.default not in (None, "") and action.default is not False  # 0 is worth telling
+        return super()._get_help_string(action) if told else action.help
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with defaults in the help and a bad flag answered in one line."""
 
     def __init__(self, **settings):
-        settings.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        settings.setdefault("formatter_class", _Formatter)
         settings.setdefault("allow_abbrev", False)
         super().__init__(**settings)
 
     def error(self, message):
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, _line(f"error: {message} (see {self.prog} --help)") + "\n")
+
+
+def _line(text):
+    return " ".join(text.splitlines())  # a name typed by a user may hold a line's end
 
 
 def run(main):
@@ -22,7 +34,7 @@ def run(main):
     try:
         code = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_line(f"error: {error}"), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -29,6 +29,6 @@ def _device(name, position, gpus):
             raise UserError(f"device {name!r}: this machine shows MXNet {gpus} GPU(s); use --devices cpu, or install "
                             "a CUDA wheel of MXNet (see the README)")
         return mx.gpu(int(found[1]))
-    if re.fullmatch(r"cpu\d*", name):
+    if re.fullmatch(r"cpu\(?\d*\)?", name):
         return mx.cpu(position)  # one context for each 'cpu', whatever number stands behind it
     raise UserError(f"unknown device {name!r}; expected names such as cpu or gpu0, with commas between")

@@ -4,7 +4,7 @@ import numpy as np
 from common import checkpoint, graph
 from common.devices import get_devices
 from common.errors import DataError, UserError
-from common.mxnet_setup import mx
+from common.mxnet_setup import mx, reason
 
 EMBEDDING = "fc1_output"
 
@@ -31,11 +31,15 @@ class Embedder:
         return embedder
 
     def _setup(self, model, symbol, arg_params, aux_params, devices, batch_size, image_shape):
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: expected a positive number of images")
         self.image_shape, self.batch_size = tuple(image_shape), batch_size
-        self._params = arg_params, aux_params
         self._devices = devices or get_devices()
-        self.emb_size = _check_shapes(model, symbol, arg_params, aux_params, (1, 3) + self.image_shape)
         data = (1, 3) + self.image_shape
+        self.emb_size = _check_shapes(model, symbol, {**arg_params, **aux_params}, data)
+        inputs = set(symbol.list_inputs())
+        self._params = [{name: array.copy() for name, array in params.items() if name in inputs}
+                        for params in (arg_params, aux_params)]
         self._symbols = {str(device): graph.for_device(symbol, device, data=data) for device in self._devices}
         self._executors = {}
 
@@ -71,7 +75,7 @@ class Embedder:
             device = self._devices[position]
             executor = self._symbols[str(device)].simple_bind(
                 device, grad_req="null", type_dict={"data": np.uint8}, data=(size, 3) + self.image_shape)
-            executor.copy_params_from(*self._params, allow_extra_params=True)
+            executor.copy_params_from(*self._params)
             self._executors[position, size] = executor
         return self._executors[position, size]
 
@@ -84,16 +88,22 @@ def embedding_of(symbol, model="the symbol"):
     return internals[EMBEDDING]
 
 
-def _check_shapes(model, symbol, arg_params, aux_params, data):
+def _check_shapes(model, symbol, params, data):
     """Hold the parameters against the symbol; returns the embedding size."""
-    try:
-        arg_shapes, outputs, aux_shapes = symbol.infer_shape(data=data)
+    size = f"images of {data[2]}x{data[3]} pixels"
+    if "data" not in symbol.list_arguments():
+        raise DataError(f"{model}: the network has no input named 'data'; is it a face embedding network?")
+    try:  # partial: the other form prints to the terminal
+        arg_shapes, outputs, aux_shapes = symbol.infer_shape_partial(data=data)
     except mx.base.MXNetError as error:
-        raise DataError(f"{model}: does not take images of {data[2]}x{data[3]} pixels "
-                        f"({str(error).strip().splitlines()[-1]})") from error
+        raise DataError(f"{model}: does not take {size} ({reason(error)})") from error
     expected = dict(zip(symbol.list_arguments() + symbol.list_auxiliary_states(), arg_shapes + aux_shapes))
-    for name, array in list(arg_params.items()) + list(aux_params.items()):
-        if name in expected and array.shape != expected[name]:
-            raise DataError(f"{model}: array {name!r} has shape {array.shape}, the symbol expects {expected[name]} "
-                            f"for images of {data[2]}x{data[3]} pixels")
+    for name, shape in expected.items():
+        if name != "data" and name not in params:
+            raise DataError(f"{model}: has no array {name!r}, which the network needs")
+        if name != "data" and params[name].shape != shape:
+            raise DataError(f"{model}: array {name!r} has shape {params[name].shape}, the symbol expects {shape} "
+                            f"for {size}")
+    if len(outputs[0]) != 2:
+        raise DataError(f"{model}: output {EMBEDDING} has shape {outputs[0]} for {size}; expected (N, emb_size)")
     return outputs[0][1]

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from common.errors import UserError
 
+_UMASK = os.umask(0)  # it can only be read by setting it, which is for no thread to do later
+os.umask(_UMASK)
+
 
 @contextmanager
 def replacing(path):
@@ -17,8 +20,10 @@ def replacing(path):
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a device, which root could replace by a file
+            raise UserError(f"{path}: cannot be written: it is a {'folder' if path.is_dir() else 'device'}")
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.fchmod(handle, 0o666 & ~_umask())
+        os.fchmod(handle, 0o666 & ~_UMASK)
         os.close(handle)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
@@ -31,12 +36,6 @@ def replacing(path):
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path, text):

@@ -34,16 +34,14 @@ def rewrite(symbol, rules, **shapes):
         is; `node` is the JSON node, `inputs` the rebuilt entries, `shape_of(i)` the shape of input i.
     shapes: input shapes, for instance data=(1, 3, 112, 112). Returns the new symbol.
     """
-    graph = json.loads(symbol.tojson())
-    shape_by_name = _output_shapes(symbol, shapes)
+    graph, shape_by_entry = json.loads(symbol.tojson()), _output_shapes(symbol, shapes)
     builder, entries = _Builder(), []
     for node in graph["nodes"]:
         inputs = [_moved(entries, entry) for entry in node["inputs"]]
 
         def shape_of(position, node=node):
-            source = graph["nodes"][node["inputs"][position][0]]
-            name = source["name"]
-            return shape_by_name[name if source["op"] == "null" else f"{name}_output"]
+            number, output, _ = node["inputs"][position]
+            return shape_by_entry[number, output]
 
         replaced = None
         for rule in rules:
@@ -60,10 +58,12 @@ def _moved(entries, entry):
 
 
 def _output_shapes(symbol, shapes):
+    """Shape of every output, as dict (node number, output number) -> shape."""
     internals = symbol.get_internals()
     known = {name: shape for name, shape in shapes.items() if name in symbol.list_arguments()}
     _, outputs, _ = internals.infer_shape(**known)
-    return dict(zip(internals.list_outputs(), outputs))
+    entries = json.loads(internals.tojson())["heads"]
+    return {(number, output): shape for (number, output, _), shape in zip(entries, outputs)}
 
 
 def depthwise_prelu(builder, node, inputs, shape_of):
@@ -89,13 +89,13 @@ def batchnorm_2d(builder, node, inputs, shape_of):
         return None
     name, data = node["name"], inputs[0]
     image = builder.add("Reshape", f"{name}_image", [data], shape=(0, 0, 1, 1))
-    normed = builder.add("BatchNorm", f"{name}_4d", [image] + inputs[1:], **node["attrs"])
+    normed = builder.add("BatchNorm", f"{name}_4d", [image] + inputs[1:], **dict(node.get("attrs", {}), axis=1))
     return builder.add("Flatten", name, [normed])
 
 
 def flat_fully_connected(builder, node, inputs, shape_of):
     """FullyConnected on a (N, C, H, W) map behind a Flatten: on a 1×1 map oneDNN fails in inference without it."""
-    if node["op"] != "FullyConnected" or len(shape_of(0)) != 4:
+    if node["op"] != "FullyConnected" or len(shape_of(0)) != 4 or node["attrs"].get("flatten") in ("False", "0"):
         return None
     flat = builder.add("Flatten", f"{node['name']}_flat", [inputs[0]])
     return builder.add("FullyConnected", node["name"], [flat] + inputs[1:], **node["attrs"])

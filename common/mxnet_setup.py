@@ -5,6 +5,7 @@ Threads are set before MXNet is imported, for afterwards it is too late: left al
 import importlib
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -55,14 +56,14 @@ def _numpy():
 
 
 def _import_mxnet():
-    if sys.version_info >= (3, 13):
+    if not (3, 8) <= sys.version_info[:2] <= (3, 12):
         raise SetupError(f"MXNet 1.9.1 needs Python 3.8 to 3.12; this is {platform.python_version()}")
     try:
         return importlib.import_module("mxnet")
     except OSError as error:  # a shared library is missing
         raise SetupError(_missing_library(str(error))) from error
-    except ModuleNotFoundError as error:
-        if error.name == "distutils":
+    except (ImportError, RuntimeError) as error:  # RuntimeError: MXNet's own, for a wheel without its library
+        if getattr(error, "name", None) == "distutils":
             raise SetupError("MXNet 1.9.1 on Python 3.12 needs setuptools: pip install setuptools") from error
         raise SetupError(f"MXNet cannot be imported ({error}): pip install 'mxnet==1.9.1' on a machine without "
                          "a GPU, or one of the CUDA wheels in the README") from error
@@ -70,9 +71,17 @@ def _import_mxnet():
 
 def _missing_library(message):
     packages = {"libgomp": "apt-get install libgomp1", "libquadmath": "apt-get install libquadmath0",
+                "libstdc++": "apt-get install libstdc++6",
                 "libcuda.so": "install the NVIDIA driver, or mxnet==1.9.1 (the CPU wheel)"}
     advice = next((advice for name, advice in packages.items() if name in message), "see the README, 'Install'")
     return f"MXNet cannot load a system library ({message}): {advice}"
+
+
+def reason(error):
+    """What an error of MXNet's says is wrong, as one line without the stack that comes before it."""
+    text = str(error).strip() or type(error).__name__
+    found = re.findall(r"MXNetError: (.*)", text)
+    return (found or text.splitlines())[-1].strip()
 
 
 _numpy()

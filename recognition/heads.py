@@ -3,7 +3,6 @@
 Every head over normalised embeddings x̂ and class centres ŵ is the combined margin of the ArcFace paper (Deng et al.,
 2019, equation 4): z_y = s·(cos(m1·θ_y + m2) − m3) for the label y, z_j = s·cos θ_j for the others.
 """
-import math
 
 from common.errors import UserError, unknown_name
 from common.mxnet_setup import mx

@@ -1,48 +1,100 @@
-"""Settings in three layers, each over the one before: presets (network, loss, dataset), a config file, flags.
+"""Settings in three layers, each over the one before: presets (network, loss, data set), a config file, flags.
 
-The keys are the original's. A preset of a network or a loss may change the default of a flag.
+The keys are the original's; each is also a flag, with dashes for underscores.
 """
+import argparse
 import json
 from pathlib import Path
 
 from easydict import EasyDict
 
-from common.errors import DataError, UserError
+from common.errors import DataError, UserError, unknown_name
 from common.files import write_text
 
-# Defaults of the flags and of what the original keeps in its config file.
-DEFAULTS = dict(
-    network="r100", loss="arcface", dataset="emore",
-    models_root="./models", pretrained="", pretrained_epoch=1, ckpt=3, verbose=2000, frequent=20,
-    lr=0.1, lr_steps="100000,160000,220000", wd=0.0005, mom=0.9, per_batch_size=128, kvstore="device",
-    max_steps=0, epochs=0, seed=0, devices="", targets="",
-    fc7_lr_mult=1.0, fc7_wd_mult=1.0, ckpt_embedding=True, data_rand_mirror=True,
-)
-# What a network's name changes in training; how it is built stands in `symbols`.
-NETWORK_TRAINING = {"d169": dict(per_batch_size=64), "d201": dict(per_batch_size=64)}
-SETTINGS_FILE = "settings.json"
+NAMES = ("dataset", "network", "loss")  # these choose the other presets, and are parsed first
+SETTINGS = {  # key: (default, what it is)
+    "dataset": ("emore", "name of a data set, or a folder with train.rec"),
+    "network": ("r100", "name of a network, such as r100 or y1"),
+    "loss": ("arcface", "name of a loss, such as arcface or softmax"),
+    "models_root": ("./models", "folder in which the model's own folder is made"),
+    "pretrained": ("", "prefix of a checkpoint to begin with; empty: none"),
+    "pretrained_epoch": (1, "epoch of that checkpoint"),
+    "ckpt": (3, "0: save no checkpoint; 1: each that is the best so far, numbered; 2: each, numbered; 3: the best "
+             "so far, as number 1"),
+    "verbose": (2000, "steps between verifications, after which checkpoints are saved"),
+    "frequent": (20, "steps between lines of progress"),
+    "lr": (0.1, "learning rate at the start"),
+    "lr_steps": ("100000,160000,220000", "steps after which the learning rate is divided by ten"),
+    "wd": (0.0005, "weight decay"),
+    "mom": (0.9, "momentum of SGD"),
+    "per_batch_size": (128, "images in a batch of each device"),
+    "kvstore": ("device", "MXNet kvstore that sums gradients: device or local"),
+    "devices": ("", "devices with commas between, such as gpu0,gpu1 or cpu,cpu; empty: all GPUs, else the CPU"),
+    "max_steps": (0, "steps to train; 0: no such end"),
+    "epochs": (0, "epochs to train; 0: no such end"),
+    "seed": (0, "seed of everything random"),
+    "targets": ("", "verification packs with commas between; empty: those of the data set"),
+    "data_rand_mirror": (True, "mirror images at random"),
+    "bn_mom": (0.9, "momentum of the BatchNorm statistics"),
+    "fc7_lr_mult": (1.0, "factor of the head's learning rate"),
+    "fc7_wd_mult": (1.0, "factor of the head's weight decay"),
+    "ckpt_embedding": (True, "save the embedding network alone; false: the head as well"),
+}
+_NETWORK_TRAINING = {"d169": dict(per_batch_size=64), "d201": dict(per_batch_size=64)}
 
 
-def resolve(network_keys, loss_keys, flags, config_file=""):
-    """Put the layers over each other.
+def own_settings(network, loss):
+    """What a network and a loss bring along: their own settings, and other defaults for those above.
 
-    network_keys, loss_keys: functions name -> dict of that network's or loss's own settings; flags: dict of what the
-    user typed, None where a flag was left out; config_file: path of a JSON object with any of the keys, or ''.
-    Returns an EasyDict with every key. Raises UserError for an unknown key.
+    Raises UserError for an unknown name, listing the known ones.
     """
-    typed = {key: value for key, value in flags.items() if value is not None}
-    typed = {**_read_config(config_file), **typed}
-    names = {**DEFAULTS, **typed}
-    settings = {**DEFAULTS, **loss_keys(names["loss"]), **network_keys(names["network"]),
-                **NETWORK_TRAINING.get(names["network"], {})}
-    for key in typed:
-        if key not in settings:
-            raise UserError(f"{config_file}: unknown setting {key!r} for network {names['network']} and loss "
-                            f"{names['loss']}; known are: {', '.join(sorted(settings))}")
-    return EasyDict({**settings, **typed})
+    from recognition.heads import loss_settings
+    from symbols import network_settings
+
+    return {**loss_settings(loss), **network_settings(network), **_NETWORK_TRAINING.get(network, {})}
 
 
-def _read_config(path):
+def resolve(own, config, typed):
+    """Put the layers over each other. own: see `own_settings`; config, typed: dicts of what the file and the flags say.
+
+    Returns an EasyDict with every key. Raises UserError for a key that is no setting.
+    """
+    settings = {**{key: default for key, (default, _) in SETTINGS.items()}, **own}
+    unknown = set(config) - set(settings)
+    if unknown:
+        raise unknown_name("setting in the config file", min(unknown), settings)
+    return EasyDict({**settings, **config, **typed})
+
+
+def add_flags(parser, keys, own=None):
+    """Add a flag for each of `keys`. A flag that is not typed leaves no trace in what the parser returns."""
+    for key in keys:
+        default, meaning = SETTINGS.get(key, (None, "setting of the network or the loss"))
+        default = (own or {}).get(key, default)
+        parser.add_argument(f"--{key.replace('_', '-')}", type=_type_of(default), default=argparse.SUPPRESS,
+                            help=f"{meaning} (default: {default!r})".replace("%", "%%"))
+
+
+def _type_of(default):
+    if isinstance(default, bool):
+        return _switch
+    if isinstance(default, (tuple, list)):
+        return _whole_numbers
+    return type(default)
+
+
+def _switch(text):
+    if text.lower() not in ("0", "1", "false", "true"):
+        raise ValueError(text)
+    return text.lower() in ("1", "true")
+
+
+def _whole_numbers(text):
+    return tuple(int(number) for number in text.split(","))
+
+
+def read_config(path):
+    """Read a config file, a JSON object. Raises UserError or DataError where it is missing or something else."""
     if not path:
         return {}
     try:
@@ -61,12 +113,12 @@ def lr_steps(text):
     try:
         steps = [int(step) for step in str(text).split(",") if step.strip()]
     except ValueError:
-        raise UserError(f"lr_steps {text!r}: expected whole numbers with commas between") from None
+        raise UserError(f"--lr-steps {text}: expected whole numbers with commas between") from None
     if steps != sorted(set(steps)) or (steps and steps[0] < 1):
-        raise UserError(f"lr_steps {text!r}: expected steps from 1 on, in rising order")
+        raise UserError(f"--lr-steps {text}: expected steps from 1 on, in rising order")
     return steps
 
 
 def save_settings(folder, settings):
     """Write the resolved settings beside the model."""
-    write_text(Path(folder) / SETTINGS_FILE, json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    write_text(Path(folder, "settings.json"), json.dumps(settings, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,187 @@
+"""A training set on disk: `train.rec`, `train.idx` and `property` in one folder (format: docs/data-format.md)."""
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import DataError, UserError
+from common.files import replacing
+from datasets.recordio import FRAME, HEADER, RecordReader, RecordWriter, read_file, read_index
+
+_EXACT = 1 << 24  # float32, in which identity headers are stored, holds whole numbers below this one only
+_IDENTITY_SIZE = FRAME.size + HEADER.size + 8  # bytes of an identity record: two labels and no image
+
+
+def read_property(folder):
+    """Read `property`: `num_classes,height,width`.
+
+    Returns (num_classes, (height, width)). Raises DataError for anything else; lines behind the first are left alone.
+    """
+    path = Path(folder, "property")
+    line = read_file(path).split(b"\n")[0].decode("ascii", "backslashreplace").strip()
+    try:
+        num_classes, height, width = [int(field) for field in line.split(",")]
+    except ValueError:
+        num_classes = height = width = 0
+    if min(num_classes, height, width) < 1:
+        raise DataError(f"{path}: found {line[:60]!r}; expected 'num_classes,height,width', such as 85742,112,112")
+    return num_classes, (height, width)
+
+
+class TrainingSet:
+    """The images of a training set, by position; any number of threads may read.
+
+    folder: holds train.rec, train.idx and property. Opening reads the index and the identity records, no image.
+    Attributes: num_classes and image_shape (height, width) from `property`; num_identities, the number of identity
+    records (None where the set has none); numbers, (len,) int64, the record number of every image.
+    Raises DataError for files that are missing, damaged or do not belong together.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.num_classes, self.image_shape = read_property(folder)
+        self._reader = RecordReader(self.folder / "train.rec")
+        self.path = self._reader.path
+        numbers, offsets = read_index(self.folder / "train.idx", self._reader.size)
+        order = np.argsort(numbers, kind="stable")
+        self._set_images(numbers[order], offsets[order])
+        if not len(self.numbers):
+            raise DataError(f"{self.path}: no image in {len(numbers)} records")
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def close(self):
+        """Close the file."""
+        self._reader.close()
+
+    def read(self, i):
+        """Read image i, 0 <= i < len. Returns (encoded image: bytes, class label: int in [0, num_classes)).
+
+        Raises DataError, with the record number, for a damaged record and for a label that is no class.
+        """
+        labels, image = self._reader.read(self._offsets[i], self.numbers[i])
+        label = labels[0]
+        if not (0 <= label < self.num_classes and label == int(label)):
+            raise DataError(f"{self.path} record {self.numbers[i]}: label {label:.9g}; expected a whole number in "
+                            f"[0, {self.num_classes}), for `property` says {self.num_classes} classes")
+        if not image:
+            raise DataError(f"{self.path} record {self.numbers[i]}: holds no image")
+        return image, int(label)
+
+    def _set_images(self, numbers, offsets):
+        """Find the images among all records. numbers: (M,) ascending; offsets: (M,), of the same records."""
+        if numbers[0] != 0:
+            raise DataError(f"{self.folder / 'train.idx'}: no record 0; is the index cut short?")
+        header, payload = self._reader.read(offsets[0], 0)
+        if payload or len(header) != 2:  # record 0 is an image like all others
+            self.num_identities, chosen = None, slice(None)
+        elif header[1] >= _EXACT:
+            is_identity = _frame_sizes(offsets, self._reader.size) == _IDENTITY_SIZE
+            is_image = ~is_identity
+            is_image[0] = False
+            self.num_identities, chosen = int(np.count_nonzero(is_identity[1:])), is_image
+        else:
+            ranges = self._read_ranges(header, numbers, offsets)
+            self.num_identities, chosen = len(ranges), self._in_ranges(ranges, numbers)
+        self.numbers, self._offsets = numbers[chosen], offsets[chosen]
+
+    def _read_ranges(self, header, numbers, offsets):
+        """The image numbers [a, b) of every identity: (num_identities, 2) int64."""
+        first, last = self._check_ranges(header[None], [0])[0]
+        if last - first > len(numbers):
+            self._fail(0, f"{last - first} identity records announced, but the index lists {len(numbers)} records")
+        identities = np.arange(first, last)
+        labels = np.empty((len(identities), 2), np.float32)
+        for row, offset in enumerate(offsets[self._places(identities, numbers, 0)]):
+            found, _ = self._reader.read(offset, identities[row])
+            if len(found) != 2:
+                self._fail(identities[row], f"{len(found)} labels; expected an identity's range of image numbers")
+            labels[row] = found
+        return self._check_ranges(labels, identities)
+
+    def _check_ranges(self, labels, holders):
+        """Ranges (K, 2) float32 of the records `holders` as int64."""
+        whole = (labels >= 1) & (labels <= _EXACT) & (labels == np.floor(labels))
+        bad = np.flatnonzero(~whole.all(axis=1) | (labels[:, 0] > labels[:, 1]))
+        if len(bad):
+            start, end = labels[bad[0]]
+            self._fail(holders[bad[0]], f"found ({start:.9g}, {end:.9g}); expected a range of record numbers, "
+                                        "the start not behind the end")
+        return labels.astype(np.int64)
+
+    def _in_ranges(self, ranges, numbers):
+        """Places of the images of all identities, one identity after the other as they are stored."""
+        ordered = ranges[ranges[:, 0] < ranges[:, 1]]
+        ordered = ordered[np.argsort(ordered[:, 0])]
+        overlap = np.flatnonzero(ordered[1:, 0] < ordered[:-1, 1])
+        if len(overlap):
+            one, other = ordered[overlap[0]:overlap[0] + 2].tolist()
+            raise DataError(f"{self.path}: the image ranges {one} and {other} of two identities overlap")
+        counts = ranges[:, 1] - ranges[:, 0]
+        if counts.sum() > len(numbers):
+            raise DataError(f"{self.path}: the identities have {counts.sum()} images, but the index lists "
+                            f"{len(numbers)} records; is the index cut short?")
+        before = np.cumsum(counts) - counts
+        images = np.arange(counts.sum()) + np.repeat(ranges[:, 0] - before, counts)
+        return self._places(images, numbers, "of an identity")
+
+    def _places(self, wanted, numbers, holder):
+        places = np.minimum(np.searchsorted(numbers, wanted), len(numbers) - 1)
+        lost = np.flatnonzero(numbers[places] != wanted)
+        if len(lost):
+            self._fail(holder, f"its range names record {wanted[lost[0]]}, which the index does not list")
+        return places
+
+    def _fail(self, number, message):
+        raise DataError(f"{self.path} record {number}: {message}")
+
+
+def _frame_sizes(offsets, rec_size):
+    """Bytes from each record to the one behind it in the file, in the order given."""
+    order = np.argsort(offsets, kind="stable")
+    sizes = np.empty_like(offsets)
+    sizes[order] = np.diff(offsets[order], append=rec_size)
+    return sizes
+
+
+def write_training_set(folder, identities, image_shape=(112, 112)):
+    """Write a training set in the original's format, with identity headers; whole or not at all.
+
+    folder: made where it is missing; a set that lies there is replaced. identities: an iterable that gives for each
+    identity an iterable of its encoded images (bytes); classes are numbered 0, 1, ... in this order. Both are read
+    once, one image at a time. image_shape: (height, width) of every image.
+    Returns the number of images of each class, a list of int.
+    Raises UserError for no identity, an identity without images, and where the system refuses to write.
+    """
+    folder = Path(folder)
+    with ExitStack() as stack:
+        temporary = stack.enter_context(replacing(folder / "property"))
+        writer = stack.enter_context(RecordWriter(folder / "train.rec", folder / "train.idx"))
+        starts = [1]
+        for label, images in enumerate(identities):
+            starts.append(_write_images(writer, starts[-1], label, images))
+        if len(starts) == 1:
+            raise UserError(f"{folder}: no identities to write a training set of")
+        _write_headers(writer, starts)
+        height, width = image_shape
+        temporary.write_text(f"{len(starts) - 1},{height},{width}\n")
+    return np.diff(starts).tolist()
+
+
+def _write_images(writer, number, label, images):
+    start = number
+    for image in images:
+        writer.write(number, label, image)
+        number += 1
+    if number == start:
+        raise UserError(f"class {label} has no image; leave the identity out")
+    return number
+
+
+def _write_headers(writer, starts):
+    """Identity records, numbered on from the last image, then record 0 with their range."""
+    first = starts[-1]
+    for label, image_range in enumerate(zip(starts, starts[1:])):
+        writer.write(first + label, image_range, b"")
+    writer.write(0, (first, first + len(starts) - 1), b"")

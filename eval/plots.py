@@ -1,0 +1,107 @@
+"""Pictures of verification: ROC, histogram of scores, sheets of pairs. Figures only, no pyplot, no global settings."""
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from common.files import replacing
+from eval.metrics import auc, eer, roc_curve, tar_at_far
+
+GENUINE, IMPOSTOR, MARK = "#0072B2", "#D55E00", "#222222"  # Okabe and Ito's palette: told apart by all eyes
+_DPI = 150
+
+
+def save(figure, path):
+    """Write a figure as PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(str(temporary), format="png", dpi=_DPI)
+
+
+def _axes(title):
+    figure = Figure(figsize=(7.2, 5.2), constrained_layout=True)
+    figure.suptitle(title, fontsize=12, fontweight="bold", x=0.02, ha="left")
+    axes = figure.add_subplot()
+    axes.grid(color="0.88", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _legend_above(axes):
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), frameon=False, fontsize=9, borderaxespad=0.3)
+
+
+def roc_figure(scores, issame, title, fars=(1e-3, 1e-4), threshold=None):
+    """The exact ROC of all pairs, FAR on a logarithmic axis.
+
+    scores: (N,) cosine similarities; issame: (N,) bool. fars: the FARs to mark on the curve. threshold: a score to
+    mark too, for instance that of the best accuracy. Returns a matplotlib Figure.
+    """
+    far, tar, thresholds = roc_curve(scores, issame)
+    left = min(list(fars) + [1 / np.count_nonzero(~np.asarray(issame))])
+    start = np.searchsorted(far, 0, side="right") - 1  # the highest TAR without any false accept
+    figure, axes = _axes(title)
+    axes.plot(np.maximum(far, left / 2)[start:], tar[start:], color=GENUINE, linewidth=2, drawstyle="steps-post",
+              label=f"all {len(scores)} pairs: EER {eer(far, tar):.4f}, AUC {auc(far, tar):.5f}")
+    for mark, target in zip("osv^", sorted(fars, reverse=True)):
+        height, limit = tar_at_far(scores, issame, target)
+        axes.plot(target, height, mark, color=IMPOSTOR, markersize=8, clip_on=False, zorder=3,
+                  label=f"FAR {target:g}: TAR {height:.4f} at cosine ≥ {limit:.3f}")
+    lowest = tar[start]
+    if threshold is not None:
+        place = np.searchsorted(-thresholds, -threshold, side="right") - 1
+        lowest = min(lowest, tar[place])
+        axes.plot(max(far[place], left / 2), tar[place], "*", color=MARK, markersize=11, clip_on=False, zorder=3,
+                  label=f"best accuracy: FAR {far[place]:.4f}, TAR {tar[place]:.4f} at cosine ≥ {threshold:.3f}")
+    axes.set_xscale("log")
+    axes.set_xlim(left / 2, 1)  # the left edge stands for FAR 0
+    axes.set_ylim(lowest - 0.08 * (1 - lowest) - 1e-3, 1 + 0.02 * (1 - lowest) + 1e-4)
+    axes.set_xlabel("FAR: accepted share of the impostor pairs (logarithmic; left edge: 0)")
+    axes.set_ylabel("TAR: accepted share of the genuine pairs")
+    _legend_above(axes)
+    return figure
+
+
+def score_figure(scores, issame, title, threshold=None):
+    """The histogram of genuine and impostor scores, each as shares of its own kind.
+
+    scores: (N,) cosine similarities; issame: (N,) bool; threshold: the score from which pairs are accepted, marked.
+    Returns a matplotlib Figure.
+    """
+    scores, issame = np.asarray(scores), np.asarray(issame, dtype=bool)
+    figure, axes = _axes(title)
+    edges = np.linspace(min(scores.min(), 0.0), max(scores.max(), 1.0), 81)
+    for name, kind, color in (("genuine", issame, GENUINE), ("impostor", ~issame, IMPOSTOR)):
+        share = np.histogram(scores[kind], edges)[0] / max(1, np.count_nonzero(kind))
+        label = f"{np.count_nonzero(kind)} {name} pairs: mean {scores[kind].mean():.3f}, " \
+                f"deviation {scores[kind].std():.3f}"
+        axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
+        axes.stairs(share, edges, color=color, linewidth=1.5, label=label)
+    if threshold is not None:
+        wrong = np.count_nonzero((scores >= threshold) != issame)
+        axes.axvline(threshold, color=MARK, linestyle="--", linewidth=1.5,
+                     label=f"best accuracy at cosine ≥ {threshold:.3f}: {wrong} of {len(scores)} pairs wrong")
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set_xlabel("cosine similarity of the two embeddings")
+    axes.set_ylabel(f"share of the pairs of a kind, per {edges[1] - edges[0]:.3f}")
+    _legend_above(axes)
+    return figure
+
+
+def pairs_figure(pairs, captions, title, columns=5):
+    """A sheet of pairs side by side.
+
+    pairs: list of (2, 3, H, W) uint8 RGB, at least one; captions: a str each. Returns a matplotlib Figure.
+    """
+    rows = -(-len(pairs) // columns)
+    figure = Figure(figsize=(2.1 * columns, 1.25 * rows + 0.45), constrained_layout=True)
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, pair, caption in zip(grid.flat, pairs, captions):
+        axes.imshow(np.concatenate([image.transpose(1, 2, 0) for image in pair], axis=1))
+        axes.set_title(caption, fontsize=8, pad=2)
+    return figure

@@ -1,0 +1,151 @@
+"""An experiment from its resolved settings: everything is built here, and handed to the loop."""
+import time
+from itertools import islice
+from pathlib import Path
+
+from common.checkpoint import load_pretrained
+from common.devices import get_devices
+from common.errors import UserError
+from common.log import RunLog
+from common.mxnet_setup import mx
+from datasets import find_dataset
+from datasets.image_iter import ImageIter, SyntheticIter
+from datasets.packs import load_pack
+from datasets.training_set import TrainingSet
+from recognition import callbacks, presets
+from recognition.heads import LOSSES, classification_loss, get_logits
+from recognition.trainer import LABEL, Trainer, fit
+from symbols import get_symbol, network_settings
+from symbols.flops import flops
+
+_WARM_UP, _BENCHMARK_STEPS = 5, 30  # memory is allocated in the first steps, which a benchmark leaves out
+
+
+def model_prefix(settings):
+    """Where the model goes: <models_root>/<network>-<loss>-<data set>/model."""
+    return Path(settings.models_root, f"{settings.network}-{settings.loss}-{Path(settings.dataset).name}", "model")
+
+
+def train(settings):
+    """Read, train, verify and save, as `settings` say (see `presets.resolve`). Returns the model's prefix."""
+    dataset = find_dataset(settings.dataset)
+    packs, missing = _packs(settings, dataset)
+    training_set = TrainingSet(dataset.folder)
+    batches = _batches(settings, training_set)
+    trainer = make_trainer(settings, batches, dataset.num_classes)
+    prefix = model_prefix(settings)
+    log, total = RunLog(prefix.parent), _total_steps(settings, batches.num_batches)
+    for line in _description(settings, trainer, training_set, batches, total) + missing:
+        log.line(line)
+    presets.save_settings(prefix.parent, settings)
+    progress = callbacks.Progress(log, settings.frequent, total)
+    verification = callbacks.Verification(log, packs, settings.verbose, progress)
+    stored = trainer.embedding
+    if not settings.ckpt_embedding:
+        stored = mx.sym.SoftmaxOutput(_logits(settings, dataset.num_classes, stored, mx.sym.Variable(LABEL)),
+                                      mx.sym.Variable(LABEL), name="softmax", normalization="valid")
+    saver = callbacks.Checkpoint(log, prefix, settings.ckpt, verification, callbacks.save_symbol(stored))
+    fit(trainer, batches, [progress, verification, saver], settings.max_steps, settings.epochs)
+    batches.close()
+    log.close()
+    return prefix
+
+
+def benchmark(settings, num_classes=0):
+    """Samples per second of training on one synthetic batch; num_classes: 0 for those of the data set."""
+    devices = get_devices(settings.devices)
+    num_classes = num_classes or find_dataset(settings.dataset).num_classes
+    batches = SyntheticIter(settings.per_batch_size * len(devices), (112, 112), num_classes, settings.seed)
+    trainer = make_trainer(settings, batches, num_classes)
+    return _rate(trainer.step, mx.nd.waitall, batches, settings.max_steps or _BENCHMARK_STEPS)
+
+
+def test_io(settings):
+    """Samples per second of the reader alone, over one epoch or `max_steps` batches."""
+    batches = _batches(settings, TrainingSet(find_dataset(settings.dataset).folder))
+    steps = min(settings.max_steps or batches.num_batches, batches.num_batches)
+    rate = _rate(lambda batch: None, mx.nd.waitall, batches, max(1, steps - _WARM_UP), min(_WARM_UP, steps - 1))
+    batches.close()
+    return rate
+
+
+def _rate(step, wait, batches, steps, warm_up=_WARM_UP):
+    for batch in islice(batches, warm_up):
+        step(batch)
+    wait()
+    started = time.time()
+    for batch in islice(batches, steps):
+        step(batch)
+    wait()
+    return steps * batches.batch_size / (time.time() - started)
+
+
+def _batches(settings, training_set):
+    batch_size = settings.per_batch_size * len(get_devices(settings.devices))
+    return ImageIter(training_set, batch_size, settings.seed, rand_mirror=settings.data_rand_mirror)
+
+
+def _packs(settings, dataset):
+    """The verification packs, and a line for each of the data set's own that is not there; one asked for must be."""
+    asked = [name.strip() for name in settings.targets.split(",") if name.strip()]
+    names = asked or [name for name in dataset.val_targets if Path(dataset.folder, f"{name}.bin").is_file()]
+    missing = [f"no verification pack {name}.bin in {dataset.folder}" for name in dataset.val_targets
+               if not asked and name not in names]
+    return [load_pack(dataset.target_path(name), dataset.image_shape) for name in names], missing
+
+
+def make_trainer(settings, batches, num_classes):
+    """A Trainer of the network and the head that `settings` name, begun from the pretrained model if one is named."""
+    mx.random.seed(settings.seed)
+    embedding = get_symbol(settings.network, **{key: settings[key] for key in network_settings(settings.network)})
+    arg_params, aux_params = {}, {}
+    if settings.pretrained:
+        arg_params, aux_params = load_pretrained(
+            settings.pretrained, settings.pretrained_epoch, embedding, (1,) + batches.provide_data[0].shape[1:],
+            fc7_weight=(num_classes, settings.emb_size), fc7_bias=(num_classes,))
+    return Trainer(
+        embedding, lambda network, label: classification_loss(_logits(settings, num_classes, network, label), label),
+        get_devices(settings.devices), batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
+        presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
+        {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore)
+
+
+def _logits(settings, num_classes, embedding, label):
+    own = {key: settings[key] for key in LOSSES[settings.loss]}
+    return get_logits(settings.loss, embedding, label, num_classes, settings.emb_size, **own)
+
+
+def _initializer(family):
+    if family in ("fresnet", "fmobilefacenet"):
+        return mx.init.Xavier("gaussian", "out", 2)
+    return mx.init.Xavier("uniform", "in", 2)
+
+
+def _total_steps(settings, steps_per_epoch):
+    """Steps of the whole run; 0 where there is no end."""
+    ends = [end for end in (settings.max_steps, settings.epochs * steps_per_epoch) if end]
+    if any(end < 0 for end in ends):
+        raise UserError(f"--max-steps {settings.max_steps}, --epochs {settings.epochs}: expected numbers from 0 on")
+    return min(ends) if ends else 0
+
+
+def _description(settings, trainer, training_set, batches, total):
+    shape = (1, 3) + training_set.image_shape
+    sizes = trainer.embedding.infer_shape(data=shape)[0]
+    count = sum(_volume(size) for name, size in zip(trainer.embedding.list_arguments(), sizes) if name != "data")
+    end = f"{total} steps" if total else "no end set (--max-steps, --epochs): stop it with Ctrl-C"
+    return [
+        "settings: " + " ".join(f"{key}={value}" for key, value in sorted(settings.items())),
+        f"network {settings.network}: {count:,} parameters, {flops(trainer.embedding, shape) / 1e9:.2f} GFLOPs a face",
+        f"data set {training_set.folder}: {training_set.num_classes:,} identities, {len(training_set):,} images of "
+        f"{shape[2]}x{shape[3]}; {batches.num_batches:,} steps of {batches.batch_size} "
+        f"images an epoch on {', '.join(map(str, trainer.devices))}",
+        f"learning rate {settings.lr:g}, divided by ten after steps {settings.lr_steps or 'none'}; {end}",
+    ]
+
+
+def _volume(shape):
+    volume = 1
+    for length in shape:
+        volume *= length
+    return volume

@@ -1,0 +1,52 @@
+"""Train a face recognition network.
+
+    python recognition/train.py --network r100 --loss arcface --dataset emore
+"""
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common.cli import ArgumentParser, run
+from recognition import presets
+
+
+def parse_args(args=None):
+    """Parse the flags in two stages: what the chosen network and loss can be set to are flags too.
+
+    Returns (resolved settings, the other flags).
+    """
+    parser = ArgumentParser(description="Train a face recognition network.", add_help=False)
+    presets.add_flags(parser, presets.NAMES)
+    parser.add_argument("--config", default="", help="JSON file of settings; they go over the presets, flags over them")
+    parser.add_argument("--benchmark", action="store_true", help="train on one synthetic batch and print samples/s")
+    parser.add_argument("--test-io", action="store_true", help="read one epoch without training and print samples/s")
+    parser.add_argument("--num-classes", type=int, default=0, help="classes of --benchmark; 0: those of the data set")
+    first, _ = parser.parse_known_args(args)
+    config = presets.read_config(first.config)
+    names = presets.resolve({}, {key: config[key] for key in presets.NAMES if key in config},
+                            {key: value for key, value in vars(first).items() if key in presets.NAMES})
+    own = presets.own_settings(names.network, names.loss)
+    keys = [key for key in {**presets.SETTINGS, **own} if key not in presets.NAMES + ("net_name",)]
+    presets.add_flags(parser, keys, own)
+    parser.add_argument("-h", "--help", action="help", help="show this and exit")
+    flags = parser.parse_args(args)
+    typed = {key: value for key, value in vars(flags).items() if key in presets.NAMES or key in keys}
+    return presets.resolve(own, config, typed), flags
+
+
+def main():
+    settings, flags = parse_args()
+    from recognition import experiment
+
+    if flags.test_io:
+        print(f"{experiment.test_io(settings):.1f} samples/s")
+    elif flags.benchmark:
+        print(f"{experiment.benchmark(settings, flags.num_classes):.1f} samples/s")
+    else:
+        experiment.train(settings)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,182 @@
+"""The command as a user runs it, on a small training set: what it writes, and what bad input gets."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from common import checkpoint
+from common.embedder import Embedder
+from datasets.packs import write_pack
+from datasets.training_set import write_training_set
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["--network", "y1", "--net-blocks", "1,1,1,1", "--emb-size", "16", "--per-batch-size", "8"]
+
+
+def encoded(random, colour):
+    """A noisy image of one colour: an identity that a network can tell in a few steps."""
+    image = np.clip(random.normal(colour, 20, (112, 112, 3)), 0, 255).astype(np.uint8)
+    return cv2.imencode(".jpg", image)[1].tobytes()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Four identities of eight images, and a pack of 20 pairs."""
+    folder, random = tmp_path_factory.mktemp("colours"), np.random.RandomState(0)
+    colours = [(200, 60, 60), (60, 200, 60), (60, 60, 200), (180, 180, 60)]
+    write_training_set(folder, [[encoded(random, colour) for _ in range(8)] for colour in colours])
+    pairs = [(i % 4, (i + (i % 2)) % 4) for i in range(20)]
+    write_pack(folder / "colours.bin", [encoded(random, colours[k]) for pair in pairs for k in pair],
+               [one == other for one, other in pairs])
+    return folder
+
+
+def run(*flags, cwd=None):
+    return subprocess.run([sys.executable, ROOT / "recognition/train.py", *map(str, flags)], cwd=cwd, text=True,
+                          capture_output=True)
+
+
+def fails(*flags, cwd=None):
+    """Run what must fail; returns its one line."""
+    done = run(*flags, cwd=cwd)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    """A finished run from another working directory; (its output, the model's folder)."""
+    root = tmp_path_factory.mktemp("models")
+    done = run(*SMALL, "--dataset", dataset, "--max-steps", 6, "--verbose", 3, "--frequent", 2, "--ckpt", 2,
+               "--models-root", root, "--lr-steps", "4", cwd=root)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, root / f"y1-arcface-{dataset.name}"
+
+
+class TestRun:
+    def test_log_lines(self, trained):
+        output, _ = trained
+        for words in ("Speed:", "samples/sec", "loss=", "acc=", "lr=0.01", "left", "[colours][3]XNorm:",
+                      "[colours][6]Accuracy-Flip:", "[6]Accuracy-Highest:", "network=y1", "GFLOPs a face"):
+            assert words in output
+
+    def test_files(self, trained):
+        _, folder = trained
+        assert {path.name for path in folder.iterdir()} == {
+            "model-symbol.json", "model-0001.params", "model-0002.params", "settings.json", "train.log", "train.jsonl"}
+        events = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+        assert [event["step"] for event in events if event["event"] == "progress"] == [2, 4, 6]
+        assert [event["step"] for event in events if event["event"] == "checkpoint"] == [3, 6]
+        assert json.loads((folder / "settings.json").read_text())["emb_size"] == 16
+
+    def test_model_is_the_original_s_network_alone(self, trained):
+        symbol, arg_params, _ = checkpoint.load(f"{trained[1]}/model,2")
+        assert "fc7_weight" not in arg_params and symbol.list_outputs() == ["fc1_output"]
+        assert '"prelu"' in symbol.tojson() and "data_float32" not in symbol.tojson()
+
+    def test_model_verifies(self, trained, dataset):
+        done = subprocess.run([sys.executable, ROOT / "eval/verification.py", "--model", trained[1] / "model,2",
+                               "--data-dir", dataset], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        line = next(line for line in trained[0].splitlines() if line.startswith("[colours][6]Accuracy-Flip"))
+        assert line.split(": ")[1] in done.stdout  # the command finds what the training found
+
+    def test_training_goes_on_from_a_model(self, trained, dataset, tmp_path):
+        done = run(*SMALL, "--dataset", dataset, "--max-steps", 1, "--models-root", tmp_path, "--lr", "0",
+                   "--pretrained", trained[1] / "model", "--pretrained-epoch", 2, "--ckpt", 2)
+        assert done.returncode == 0, done.stderr
+        images = np.random.RandomState(0).randint(0, 256, (2, 3, 112, 112)).astype(np.uint8)
+        symbol, arg_params, _ = checkpoint.load(f"{tmp_path}/{trained[1].name}/model,1")
+        before = checkpoint.load(f"{trained[1]}/model,2")[1]
+        changed = [name for name in before if not np.array_equal(arg_params[name].asnumpy(), before[name].asnumpy())]
+        assert set(changed) <= {"fc1_gamma"}  # the network holds it at 1, whatever decay makes of it in between
+        assert Embedder(f"{trained[1]}/model,2")(images).shape == (2, 16)
+
+    def test_two_devices(self, dataset, tmp_path):
+        done = run(*SMALL[:-1], "4", "--dataset", dataset, "--max-steps", 2, "--models-root", tmp_path,
+                   "--devices", "cpu,cpu", "--ckpt", 0)
+        assert done.returncode == 0, done.stderr
+        assert "4 steps of 8 images an epoch on cpu(0), cpu(1)" in done.stdout
+
+    def test_benchmark_and_test_io(self, dataset):
+        for flags in (["--benchmark", "--num-classes", 9, "--max-steps", 2], ["--test-io", "--dataset", dataset]):
+            done = run(*SMALL, *flags)
+            assert done.returncode == 0, done.stderr
+            rate, unit = done.stdout.splitlines()[-1].split()
+            assert float(rate) > 0 and unit == "samples/s"
+
+
+class TestBadInput:
+    def test_unknown_data_set(self, tmp_path):
+        assert "known are: demo, emore, retina" in fails(*SMALL, "--dataset", "nowhere", cwd=tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_unknown_target(self, dataset, tmp_path):
+        line = fails(*SMALL, "--dataset", dataset, "--targets", "lfw", "--models-root", tmp_path)
+        assert "lfw.bin" in line and "colours" in line and not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("name", ["train.rec", "train.idx", "property", "colours.bin"])
+    @pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
+    def test_damaged_data(self, dataset, tmp_path, name, damage):
+        folder = tmp_path / "data"
+        folder.mkdir()
+        for path in dataset.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        if damage == "missing" and name == "colours.bin":
+            pytest.skip("a data set need not have packs")
+        if damage == "missing":
+            (folder / name).unlink()
+        else:
+            content = (folder / name).read_bytes()
+            (folder / name).write_bytes(content[:len(content) // 2 if damage == "truncated" else 0])
+        line = fails(*SMALL, "--dataset", folder, "--models-root", tmp_path / "models", "--max-steps", 4)
+        assert name in line or (name == "train.idx" and "train.rec" in line)
+        assert not list(tmp_path.glob("models/*/model*"))
+
+    def test_label_beyond_the_classes(self, dataset, tmp_path):
+        for path in dataset.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / "property").write_text("3,112,112")
+        line = fails(*SMALL, "--dataset", tmp_path, "--models-root", tmp_path / "models", "--max-steps", 4)
+        assert "train.rec" in line and "3" in line
+
+    def test_image_of_another_size(self, dataset, tmp_path):
+        for path in dataset.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / "property").write_text("4,112,96")
+        line = fails(*SMALL[:-2], "--net-output", "E", "--per-batch-size", 8, "--dataset", tmp_path,
+                     "--models-root", tmp_path / "models", "--max-steps", 4)
+        assert "112x112" in line and "112x96" in line
+
+    def test_pretrained_head_of_another_class_count(self, trained, dataset, tmp_path):
+        run(*SMALL, "--dataset", dataset, "--max-steps", 1, "--models-root", tmp_path, "--ckpt-embedding", "0")
+        other = tmp_path / "other"
+        other.mkdir()
+        for path in dataset.iterdir():
+            (other / path.name).write_bytes(path.read_bytes())
+        (other / "property").write_text("7,112,112")
+        line = fails(*SMALL, "--dataset", other, "--pretrained", f"{tmp_path}/{trained[1].name}/model,1")
+        assert "(4, 16)" in line and "(7, 16)" in line
+
+    @pytest.mark.parametrize("damage", ["missing", "truncated", "symbol", "network"])
+    def test_damaged_model(self, trained, dataset, tmp_path, damage):
+        for path in trained[1].glob("model*"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        params, symbol = tmp_path / "model-0001.params", tmp_path / "model-symbol.json"
+        network = SMALL
+        if damage == "missing":
+            params.unlink()
+        elif damage == "truncated":
+            params.write_bytes(params.read_bytes()[:1000])
+        elif damage == "symbol":
+            symbol.write_text(symbol.read_text()[:1000])
+        else:
+            network = ["--network", "r18", "--per-batch-size", "8"]
+        line = fails(*network, "--dataset", dataset, "--pretrained", tmp_path / "model", "--max-steps", 1)
+        assert "model" in line
