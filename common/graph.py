@@ -1,8 +1,10 @@
 """Rewriting a symbol for the machine that runs it. What is saved keeps the original's operators and names.
 
-On a CPU, MXNet 1.9.1 has no fast path for PReLU, and fails or crashes on three shapes of the public checkpoints
+On a CPU, MXNet 1.9.1 has no fast path for PReLU, and fails or crashes on two shapes of the public checkpoints
 (BatchNorm on two-dimensional data, FullyConnected straight after a 1×1 map). `for_device` puts exact equivalents
-in their place: parameter names, shapes and results stay the same.
+in their place: parameter names, shapes and results stay the same. One gradient does not, for it becomes right: where
+memory planning allows, MXNet's PReLU writes over its input, and the gradient that it then gives a slope g is g times
+the true one.
 """
 import json
 
@@ -10,10 +12,13 @@ from common.mxnet_setup import mx
 
 
 class _Builder:
-    """A symbol's JSON under construction: nodes are appended, an entry is [node number, output number, version]."""
+    """A symbol's JSON under construction: nodes are appended, an entry is [node number, output number, version].
+
+    prelus: dict node number of a rewritten PReLU -> entries of its parts (data, its positive part, g, 1 − g).
+    """
 
     def __init__(self):
-        self.nodes = []
+        self.nodes, self.prelus = [], {}
 
     def add(self, op, name, inputs=(), **attrs):
         self.nodes.append(dict(op=op, name=name, inputs=[list(entry) for entry in inputs],
@@ -80,7 +85,26 @@ def depthwise_prelu(builder, node, inputs, shape_of):
     rest = builder.add("_rminus_scalar", f"{name}_rest", [column], scalar=1)
     linear = builder.add("Convolution", f"{name}_linear", [data, column], **settings)
     kink = builder.add("Convolution", f"{name}_kink", [positive, rest], **settings)
-    return builder.add("elemwise_add", name, [linear, kink])
+    output = builder.add("elemwise_add", name, [linear, kink])
+    builder.prelus[output[0]] = data, positive, column, rest
+    return output
+
+
+def depthwise_after_prelu(builder, node, inputs, shape_of):
+    """A depthwise convolution of a PReLU with the slopes multiplied into its weight, which saves their own two.
+
+    W∗(g·x + (1 − g)·relu(x)) = (g·W)∗x + ((1 − g)·W)∗relu(x), channel by channel.
+    """
+    attrs = node.get("attrs", {})
+    if (node["op"] != "Convolution" or inputs[0][0] not in builder.prelus or attrs.get("no_bias") not in ("True", "1")
+            or not int(attrs.get("num_group", 1)) == int(attrs["num_filter"]) == shape_of(0)[1]):
+        return None
+    name, (data, positive, column, rest) = node["name"], builder.prelus[inputs[0][0]]
+    builder.nodes[inputs[1][0]]["attrs"]["__shape__"] = str(shape_of(1))  # a product cannot infer it backwards
+    parts = [builder.add("Convolution", f"{name}_{part}",
+                         [source, builder.add("broadcast_mul", f"{name}_{part}_weight", [inputs[1], factor])], **attrs)
+             for part, source, factor in (("linear", data, column), ("kink", positive, rest))]
+    return builder.add("elemwise_add", name, parts)
 
 
 def batchnorm_2d(builder, node, inputs, shape_of):
@@ -117,5 +141,5 @@ def for_device(symbol, device, **shapes):
     """
     rules = [uint8_input]
     if device.device_type == "cpu":
-        rules += [depthwise_prelu, batchnorm_2d, flat_fully_connected]
+        rules += [depthwise_prelu, depthwise_after_prelu, batchnorm_2d, flat_fully_connected]
     return rewrite(symbol, rules, **shapes)

@@ -29,15 +29,15 @@ class Trainer:
             raise UserError(f"a batch of {self.batch_size} images cannot be shared evenly by {len(devices)} devices")
         shape = (1,) + tuple(batches.provide_data[0].shape[1:])
         network = graph.for_device(embedding, devices[0], data=shape)
-        self._module = mx.mod.Module(loss(network, mx.sym.Variable(LABEL)), ["data"], [LABEL], context=devices)
-        self._module.bind(batches.provide_data, batches.provide_label)
-        self._module.init_params(initializer, arg_params, aux_params, allow_missing=True, allow_extra=True)
+        self.module = mx.mod.Module(loss(network, mx.sym.Variable(LABEL)), ["data"], [LABEL], context=devices)
+        self.module.bind(batches.provide_data, batches.provide_label)
+        self.module.init_params(initializer, arg_params, aux_params, allow_missing=True, allow_extra=True)
         self._scheduler = mx.lr_scheduler.MultiFactorScheduler(list(lr_steps), 0.1, base_lr=lr) if lr_steps else None
         self._optimizer = mx.optimizer.SGD(learning_rate=lr, momentum=momentum, wd=wd, lr_scheduler=self._scheduler,
                                            rescale_grad=1 / self.batch_size)
         for position, set_factors in enumerate((self._optimizer.set_lr_mult, self._optimizer.set_wd_mult)):
             set_factors({name: factors[position] for name, factors in (multipliers or {}).items()})
-        self._module.init_optimizer(kvstore=kvstore, optimizer=self._optimizer)
+        self.module.init_optimizer(kvstore=kvstore, optimizer=self._optimizer)
         self.steps = self.epoch = 0
         self._outputs, self._seen = deque(), []
 
@@ -48,10 +48,10 @@ class Trainer:
 
     def step(self, batch):
         """One step of SGD on a batch. Returns before it is computed."""
-        self._module.forward_backward(batch)
-        self._module.update()
+        self.module.forward_backward(batch)
+        self.module.update()
         self.steps += 1
-        self._outputs.append(self._module.get_outputs())
+        self._outputs.append(self.module.get_outputs())
         if len(self._outputs) > _STEPS_AHEAD:
             self._collect()
 
@@ -72,7 +72,7 @@ class Trainer:
     def params(self):
         """(arg_params, aux_params) as dict name -> NDArray on the CPU, head included, as they are after this step."""
         mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's statistics be read before the step that changes them is done
-        return self._module.get_params()
+        return self.module.get_params()
 
 
 class Callback:

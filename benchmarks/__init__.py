@@ -1,0 +1,1 @@
+"""Commands that measure; each prints what it finds and writes a table to results/."""

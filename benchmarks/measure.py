@@ -1,0 +1,40 @@
+"""What the benchmarks share: the machine's description, and tables that are written whole."""
+import csv
+import io
+import platform
+import statistics
+from pathlib import Path
+
+import numpy as np
+
+from common.files import write_text
+from common.mxnet_setup import cpu_count, mx
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def machine():
+    """One line on where a figure was measured."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {cpu_count()} cores, Python {platform.python_version()}, MXNet {mx.__version__}, " \
+           f"NumPy {np.__version__}"
+
+
+def write_table(name, rows):
+    """Write rows, dicts of the same keys, to results/<name>.csv. Returns the path."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path = RESULTS / f"{name}.csv"
+    write_text(path, text.getvalue())
+    return path
+
+
+def spread(values):
+    """Mean and sample deviation of a few values."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,236 @@
+"""Files that are whole or not there, commands that answer in one line, and the log of a run."""
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common import cli, files
+from common.errors import DataError, UserError, unknown_name
+from common.log import RunLog
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class TestReplacing:
+    def test_new_file_in_new_folders(self, tmp_path):
+        path = tmp_path / "a" / "b" / "c.txt"
+        with files.replacing(path) as temporary:
+            assert temporary.parent == path.parent and not path.exists()
+            temporary.write_text("new")
+        assert path.read_text() == "new" and os.listdir(path.parent) == ["c.txt"]
+
+    def test_old_content_until_the_end(self, tmp_path):
+        path = tmp_path / "c.txt"
+        path.write_text("old")
+        with files.replacing(str(path)) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+        assert path.read_text() == "new"
+
+    @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit, DataError])
+    def test_failure_in_the_block(self, tmp_path, failure):
+        path = tmp_path / "c.txt"
+        path.write_text("old")
+        with pytest.raises(failure, match="^mine$"), files.replacing(path) as temporary:
+            temporary.write_text("half")
+            raise failure("mine")
+        assert path.read_text() == "old" and os.listdir(tmp_path) == ["c.txt"]
+
+    @pytest.mark.parametrize("call", ["replace", "fsync"])
+    def test_failure_of_the_system(self, tmp_path, monkeypatch, call):
+        path = tmp_path / "c.txt"
+        path.write_text("old")
+
+        def refuse(*arguments):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, call, refuse)
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: cannot be written: No space left on device$"):
+            files.write_text(path, "new")
+        assert path.read_text() == "old" and os.listdir(tmp_path) == ["c.txt"]
+
+    def test_flushed_before_it_is_moved(self, tmp_path, monkeypatch):
+        calls = []
+        for name in ("fsync", "replace"):
+            real = getattr(os, name)
+            monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args)))
+        files.write_bytes(tmp_path / "c", b"new")
+        assert calls == ["fsync", "replace"]
+
+    def test_temporary_file_taken_away(self, tmp_path):
+        """By the block itself: an error of one line, and no other on top of it."""
+        with pytest.raises(UserError, match="cannot be written: No such file"), files.replacing(tmp_path / "c") as path:
+            path.unlink()
+        assert os.listdir(tmp_path) == []
+
+    def test_places_that_cannot_be(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        (tmp_path / "folder").mkdir()
+        for path, message in [(tmp_path / "file" / "c", "File exists|Not a directory"),
+                              (tmp_path / "folder", "it is a folder"),
+                              (tmp_path / ("n" * 300), "File name too long")]:
+            with pytest.raises(UserError, match=f"^{re.escape(str(path))}: cannot be written: ({message})$"):
+                files.write_text(path, "new")
+        assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+    def test_devices_are_not_replaced(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UserError, match="pipe: cannot be written: it is a device$"):
+            files.write_text(tmp_path / "pipe", "new")
+        assert os.listdir(tmp_path) == ["pipe"] and not (tmp_path / "pipe").is_file()
+
+    @pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+    def test_permissions(self, tmp_path, umask, mode):
+        """Those that a plain open() would give, not the 600 of temporary files."""
+        path = tmp_path / "c"
+        subprocess.run([sys.executable, "-c", f"import os, sys; os.umask({umask}); from common import files; "
+                        "files.write_text(sys.argv[1], 'new')", str(path)], check=True,
+                       env=dict(os.environ, PYTHONPATH=str(ROOT)))
+        assert path.stat().st_mode & 0o777 == mode
+
+    def test_text_is_utf8(self, tmp_path):
+        files.write_text(tmp_path / "t", "Ünïcode\n人")
+        assert (tmp_path / "t").read_bytes() == "Ünïcode\n人".encode()
+
+
+def _run(main, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+class TestRun:
+    @pytest.mark.parametrize("code", [None, 0, 1, 7])
+    def test_code_of_the_command(self, capsys, code):
+        assert _run(lambda: code, capsys) == (code, "", "")
+
+    @pytest.mark.parametrize("error", [UserError, DataError])
+    def test_errors_of_the_user(self, capsys, error):
+        def main():
+            print("so far")
+            raise error("lfw.bin: truncated")
+
+        assert _run(main, capsys) == (2, "so far\n", "error: lfw.bin: truncated\n")
+
+    def test_one_line_whatever_is_in_a_name(self, capsys):
+        def main():
+            raise UserError("a\nb: not found\r\n")
+
+        assert _run(main, capsys) == (2, "", "error: a b: not found\n")
+
+    def test_control_c(self, capsys):
+        def main():
+            raise KeyboardInterrupt
+
+        code, out, err = _run(main, capsys)
+        assert (code, out) == (130, "") and err.count("\n") == 1
+
+    def test_errors_of_ours_are_shown_whole(self):
+        with pytest.raises(ZeroDivisionError):
+            cli.run(lambda: 1 / 0)
+
+
+class TestArgumentParser:
+    def _parser(self):
+        parser = cli.ArgumentParser(prog="verify.py", description="Verify.")
+        parser.add_argument("--model", required=True, help="PREFIX,EPOCH")
+        parser.add_argument("--batch-size", type=int, default=64, help="images at once")
+        parser.add_argument("--seed", type=int, default=0, help="seed of the folds")
+        parser.add_argument("--output", default="", help="folder")
+        parser.add_argument("--flip", action="store_true", help="mirror")
+        parser.add_argument("--loss", choices=["arcface", "softmax"], help="100 %% of them")
+        return parser
+
+    @pytest.mark.parametrize("flags, message", [
+        ([], "the following arguments are required: --model"),
+        (["--model", "m,1", "--batch-size", "x"], "argument --batch-size: invalid int value: 'x'"),
+        (["--model", "m,1", "--bogus"], "unrecognized arguments: --bogus"),
+        (["--model", "m,1", "--batch", "3"], "unrecognized arguments: --batch 3"),
+        (["--model"], "argument --model: expected one argument"),
+        (["--model", "m,1", "--loss", "triplet"], "argument --loss: invalid choice: 'triplet'"),
+        (["--model", "m,1", "two\nlines"], "unrecognized arguments: two lines"),
+    ])
+    def test_bad_flags(self, capsys, flags, message):
+        with pytest.raises(SystemExit) as ended:
+            self._parser().parse_args(flags)
+        captured = capsys.readouterr()
+        assert ended.value.code == 2 and captured.out == ""
+        assert captured.err.startswith(f"error: {message}") and captured.err.endswith(" (see verify.py --help)\n")
+        assert captured.err.count("\n") == 1
+
+    def test_help_tells_defaults(self, capsys):
+        with pytest.raises(SystemExit) as ended:
+            self._parser().parse_args(["--help"])
+        told = " ".join(capsys.readouterr().out.split())
+        assert ended.value.code == 0
+        for text in ("at once (default: 64)", "of the folds (default: 0)", "PREFIX,EPOCH --", "100 % of them"):
+            assert text in told
+        for text in ("folder (default", "mirror (default", "them (default"):
+            assert text not in told
+
+    def test_a_command(self, tmp_path):
+        """From another folder, as a user calls it."""
+        command = tmp_path / "command.py"
+        command.write_text(
+            f"import sys\nsys.path[0] = {str(ROOT)!r}\n"
+            "from common.cli import ArgumentParser, run\nfrom common.errors import UserError\n"
+            "def main():\n    parser = ArgumentParser()\n    parser.add_argument('--n', type=int)\n"
+            "    raise UserError(f'{parser.parse_args().n} is too many')\n"
+            "run(main)\n")
+        for flags, line in ((["--n", "3"], "error: 3 is too many\n"),
+                            (["--m"], "error: unrecognized arguments: --m (see command.py --help)\n")):
+            done = subprocess.run([sys.executable, str(command), *flags], cwd=str(tmp_path), stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE)
+            assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", line)
+
+
+def test_unknown_names():
+    error = unknown_name("network", "r17", {"y1": 1, "r18": 2})
+    assert isinstance(error, UserError) and not isinstance(error, DataError)
+    assert str(error) == "unknown network 'r17'; known are: r18, y1"
+
+
+class TestRunLog:
+    def test_two_runs_in_one_folder(self, tmp_path, capsys):
+        folder = tmp_path / "models" / "m"
+        for number in (1, 2):
+            log = RunLog(folder)
+            log.line(f"run {number}: Ünïcode")
+            log.record("progress", step=number, loss=0.5)
+            lines = (folder / "train.log").read_text(encoding="utf-8").splitlines()  # before it is closed
+            assert len(lines) == number and lines[-1].endswith(f" run {number}: Ünïcode")
+            log.close()
+        assert capsys.readouterr().out == "run 1: Ünïcode\nrun 2: Ünïcode\n"
+        records = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+        assert [(record["event"], record["step"], record["loss"]) for record in records] == [
+            ("progress", 1, 0.5), ("progress", 2, 0.5)]
+        assert records[0]["time"] <= records[1]["time"]
+
+    def test_without_a_folder(self, capsys):
+        log = RunLog()
+        log.line("hello")
+        log.record("progress", step=1)
+        log.close()
+        assert capsys.readouterr().out == "hello\n"
+
+    def test_closed_logs_go_on_on_the_terminal(self, tmp_path, capsys):
+        log = RunLog(tmp_path)
+        log.close()
+        log.line("late")
+        log.record("late")
+        log.close()
+        assert capsys.readouterr().out == "late\n" and (tmp_path / "train.log").read_text() == ""
+
+    def test_places_that_cannot_be(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match="cannot be written: (Not a directory|File exists)$") as refused:
+            RunLog(tmp_path / "file" / "models")
+        assert str(tmp_path / "file") in str(refused.value)
+        (tmp_path / "folder" / "train.jsonl").mkdir(parents=True)
+        with pytest.raises(UserError, match="train.jsonl: cannot be written: Is a directory$"):
+            RunLog(tmp_path / "folder")
