@@ -24,7 +24,7 @@ setup(
         "opencv-python-headless>=4.2,<4.12",  # without the windows that need libGL; 4.12 wants NumPy 2
         "scikit-learn>=1.0",
         "easydict>=1.9",
-        "matplotlib>=3.3",
+        "matplotlib>=3.5",
         "tqdm>=4.60",
         "setuptools; python_version >= '3.12'",  # MXNet imports distutils
     ],

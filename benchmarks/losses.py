@@ -6,7 +6,6 @@ Writes results/losses_rendered.csv: a row for each loss, with the mean over the 
 The training is short, so the scale and the margins are milder than the papers': with s 64 and m 0.5 a network that
 begins from nothing hardly moves in so few steps.
 """
-import argparse
 import contextlib
 import json
 import os
@@ -20,6 +19,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, run
+from eval.flags import positive
 
 LOSSES = {  # row: loss and its flags
     "untrained": ["softmax", "--lr", "0"],
@@ -47,10 +47,10 @@ def accuracy(loss, seed, dataset, steps, network="y1"):
 
 
 def parse_args():
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--steps", type=int, default=100, help="steps of training, of 32 images")
-    parser.add_argument("--pairs", type=int, default=1000, help="pairs to verify")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=positive, default=3, help="number of seeds")
+    parser.add_argument("--steps", type=positive, default=100, help="steps of training, of 32 images")
+    parser.add_argument("--pairs", type=positive, default=1000, help="pairs to verify")
     return parser.parse_args()
 
 

@@ -28,6 +28,16 @@ class SymbolModule(nn.Module):
             if module is not None:
                 self._operators[str(number)] = module
 
+    def parameter_names(self):
+        """The symbol's names of `tensors`: for each operator its parameters, then its moving mean and variance."""
+        return [self._nodes[source[0]]["name"] for number in self._operators
+                for source in self._nodes[int(number)]["inputs"][1:]]
+
+    def tensors(self):
+        """Parameters and moving statistics, in the order of `parameter_names`."""
+        return [tensor for module in self._operators.values()
+                for tensor in [*module.parameters(), *module.buffers()] if tensor.dim()]
+
     def forward(self, images):
         values = {0: images.float()}
         for number, node in enumerate(self._nodes):

@@ -6,7 +6,7 @@ Writes results/training_speed.csv and results/loop_overhead.csv. Each figure is 
 which all peers run one after the other, every one in a process of its own:
   ours             recognition's trainer: depthwise PReLU, uint8 batches, all cores
   straightforward  the original's operators and its head (SoftmaxOutput, a one-hot mask), all cores
-  defaults         the same with the threads that MXNet takes when left alone, as the original's train.py runs
+  defaults         the same with the number of threads that MXNet takes when left alone, half the cores
   torch            PyTorch float32 of the same network, all cores; torch-channels-last: in that memory format
 """
 import argparse
@@ -23,10 +23,13 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.cli import ArgumentParser, run
+from common.errors import UserError, unknown_name
+from eval.flags import positive
 
 PEERS = ("ours", "straightforward", "defaults", "torch", "torch-channels-last")
 NETWORKS = {"y1": 32, "r18": 8}  # network: images in a batch
 CLASSES, WARM_UP = 241, 3
+_ENVIRONMENT = dict(os.environ)  # as it was found: setting MXNet up changes it, and PyTorch shall not inherit that
 
 
 def steps_per_second(step, wait, steps):
@@ -134,28 +137,31 @@ def measure(peer, network, batch_size, steps):
 
 def in_a_process(*words):
     """Run this file with --one for a figure of its own process; the threads of 'defaults' are MXNet's own choice."""
-    environment = dict(os.environ)
+    environment = dict(_ENVIRONMENT)
     if words[0] == "defaults":
         environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // 2))
-    done = subprocess.run([sys.executable, __file__, "--one", *map(str, words)], env=environment, check=True,
+    done = subprocess.run([sys.executable, __file__, "--one", *map(str, words)], env=environment,
                           stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f"measuring {' '.join(map(str, words))} failed, see above")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def loop_overhead(rounds, steps):
     """Seconds a step of y1: the bare Module on a batch in memory, and the whole loop on images read from disk."""
+    from common.log import RunLog
     from common.mxnet_setup import mx
     from datasets.image_iter import ImageIter
     from datasets.rendered import write_demo
     from datasets.training_set import TrainingSet
-    from recognition.callbacks import Progress
+    from recognition import callbacks
     from recognition.experiment import make_trainer
     from recognition.trainer import fit
 
-    class Silent:
-        line = record = staticmethod(lambda *_, **__: None)
-
     with tempfile.TemporaryDirectory() as folder:
+        log = RunLog(folder)
+        verification = callbacks.Verification(log, [], steps * rounds * 2)
+        saver = callbacks.Checkpoint(log, f"{folder}/model", 0, verification, None)
         write_demo(folder, 40, 20, 20, progress=False)
         training_set = TrainingSet(folder)
         batches = ImageIter(training_set, 32)
@@ -168,17 +174,18 @@ def loop_overhead(rounds, steps):
                 module.update()
             best["bare"] = min(best["bare"], 1 / steps_per_second(bare, mx.nd.waitall, steps))
             started, first = time.perf_counter(), trainer.steps
-            fit(trainer, batches, [Progress(Silent, 20)], max_steps=first + steps)
+            fit(trainer, batches, [callbacks.Progress(log, 20), verification, saver], max_steps=first + steps)
             mx.nd.waitall()
             best["loop"] = min(best["loop"], (time.perf_counter() - started) / steps)
         batches.close()
+        log.close()
     return best
 
 
 def parse_args():
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the best counts")
-    parser.add_argument("--steps", type=int, default=12, help="steps in a round")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=positive, default=3, help="rounds, of which the best counts")
+    parser.add_argument("--steps", type=positive, default=12, help="steps in a round")
     parser.add_argument("--networks", default="y1,r18", help="networks with commas between")
     parser.add_argument("--one", nargs=4, metavar=("PEER", "NETWORK", "BATCH", "STEPS"), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -193,8 +200,11 @@ def main():
     from benchmarks.measure import machine, write_table
 
     peers = [peer for peer in PEERS if not peer.startswith("torch") or importlib.util.find_spec("torch")]
-    rows = []
-    for network in args.networks.split(","):
+    networks, rows = args.networks.split(","), []
+    for network in networks:
+        if network not in NETWORKS:
+            raise unknown_name("network", network, NETWORKS)
+    for network in networks:
         batch_size = NETWORKS[network]
         best = dict.fromkeys(peers, 0.0)
         for _ in range(args.rounds):

@@ -5,8 +5,8 @@ import sys
 from common.errors import UserError
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Says the default of a flag where there is one to tell."""
+class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default of a flag where there is one to tell, and keeps the lines of the description."""
 
     def _get_help_string(self, action):
         told = action.default not in (None, "") and action.default is not False  # 0 is worth telling

@@ -111,6 +111,10 @@ def _check(identities, images_per_identity, pairs, seed):
         raise UserError(f"{identities} identities with {images_per_identity} images each; expected at least 2 with 1")
     if pairs < 20 or pairs % 20:
         raise UserError(f"{pairs} pairs; expected a multiple of 20: ten folds, half genuine and half impostor")
+    _check_seed(seed)
+
+
+def _check_seed(seed):
     if not 0 <= seed < 2 ** 32:
         raise UserError(f"seed {seed}; expected 0 to {2 ** 32 - 1}")
 
@@ -161,6 +165,7 @@ def _write_plain(path, data):
 
 def write_sheet(path, identities=8, images_per_identity=10, seed=0):
     """Write a contact sheet as PNG: a row for each of the first training identities, a column for each image."""
+    _check_seed(seed)
     rows = [render_identity(seed, "training", number, images_per_identity)[0] for number in range(identities)]
     sheet = np.vstack([np.hstack(row) for row in rows])
     write_bytes(path, cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())

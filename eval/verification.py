@@ -126,6 +126,7 @@ def test(pack, embed, nfolds=10, flip=True, batch_size=64, progress=True):
     """
     metrics.check_kinds(pack.issame)  # before anything is computed
     metrics.folds(len(pack.issame), nfolds)
+    check_pack(pack, nfolds)  # before anything is computed
     total = 2 * len(pack.issame)
     size = min(batch_size, total)
     starts = range(0, total, size)
@@ -143,6 +144,16 @@ def test(pack, embed, nfolds=10, flip=True, batch_size=64, progress=True):
     xnorm = float(np.mean([np.linalg.norm(part, axis=1) for part in passes]))
     embeddings = normalise(sum(passes), pack.name)
     return Test(evaluate(embeddings, pack.issame, nfolds), xnorm, embeddings)
+
+
+def check_pack(pack, nfolds=10):
+    """Raise UserError, naming the pack, for pairs that cannot be scored and a first pair that cannot be decoded."""
+    try:
+        metrics.check_kinds(pack.issame)
+        metrics.folds(len(pack.issame), nfolds)
+    except UserError as error:
+        raise UserError(f"verification pack {pack.name}: {error}") from error
+    pack.decode(0, 2)
 
 
 def verify(models, packs, output, make_embedder, nfolds=10, flip=True, mode=0, batch_size=64, progress=True):
@@ -221,7 +232,7 @@ def find_targets(text, folder, default=()):
 
 def parse_args(args=None):
     parser = ArgumentParser(description="Verify pairs of faces with a model: accuracy, TAR at FAR, ROC, scores.")
-    parser.add_argument("--model", default="../model/softmax,50", help="PREFIX,EPOCH; PREFIX,EPOCH|EPOCH; or PREFIX "
+    parser.add_argument("--model", default="../model/softmax,50", help="PREFIX,EPOCH; 'PREFIX,EPOCH|EPOCH'; or PREFIX "
                         "for all epochs, newest first")
     parser.add_argument("--data-dir", default="", help="folder of the .bin packs; empty: that of --dataset, else "
                         "the current one")

@@ -91,7 +91,8 @@ class Verification(Callback):
             self._progress.resume_clock(time.time() - started)
 
     def _score(self, trainer, embed, pack):
-        found = verification.test(pack, embed, self._nfolds, progress=False)
+        found = verification.test(pack, embed, self._nfolds, batch_size=embed.batch_size * len(trainer.devices),
+                                  progress=False)
         for line in verification.report_lines(f"[{pack.name}][{trainer.steps}]", found):
             self._log.line(line)
         self._log.record("verification", step=trainer.steps, target=pack.name, accuracy=found.result.accuracy,

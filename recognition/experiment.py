@@ -1,17 +1,18 @@
 """An experiment from its resolved settings: everything is built here, and handed to the loop."""
 import time
 from itertools import islice
+from math import prod
 from pathlib import Path
 
 from common.checkpoint import load_pretrained
 from common.devices import get_devices
-from common.errors import UserError
 from common.log import RunLog
 from common.mxnet_setup import mx
 from datasets import find_dataset
 from datasets.image_iter import ImageIter, SyntheticIter
 from datasets.packs import load_pack
 from datasets.training_set import TrainingSet
+from eval.verification import check_pack
 from recognition import callbacks, presets
 from recognition.heads import LOSSES, classification_loss, get_logits
 from recognition.trainer import LABEL, Trainer, fit
@@ -23,7 +24,8 @@ _WARM_UP, _BENCHMARK_STEPS = 5, 30  # memory is allocated in the first steps, wh
 
 def model_prefix(settings):
     """Where the model goes: <models_root>/<network>-<loss>-<data set>/model."""
-    return Path(settings.models_root, f"{settings.network}-{settings.loss}-{Path(settings.dataset).name}", "model")
+    dataset = Path(settings.dataset).resolve().name
+    return Path(settings.models_root, f"{settings.network}-{settings.loss}-{dataset}", "model")
 
 
 def train(settings):
@@ -42,8 +44,9 @@ def train(settings):
     verification = callbacks.Verification(log, packs, settings.verbose, progress)
     stored = trainer.embedding
     if not settings.ckpt_embedding:
-        stored = mx.sym.SoftmaxOutput(_logits(settings, dataset.num_classes, stored, mx.sym.Variable(LABEL)),
-                                      mx.sym.Variable(LABEL), name="softmax", normalization="valid")
+        label = mx.sym.Variable(LABEL)
+        stored = mx.sym.SoftmaxOutput(_logits(settings, dataset.num_classes, stored, label), label, name="softmax",
+                                      normalization="valid")
     saver = callbacks.Checkpoint(log, prefix, settings.ckpt, verification, callbacks.save_symbol(stored))
     fit(trainer, batches, [progress, verification, saver], settings.max_steps, settings.epochs)
     batches.close()
@@ -51,32 +54,32 @@ def train(settings):
     return prefix
 
 
-def benchmark(settings, num_classes=0):
-    """Samples per second of training on one synthetic batch; num_classes: 0 for those of the data set."""
+def benchmark(settings, num_classes=None):
+    """Samples per second of training on one synthetic batch; num_classes: None for those of the data set."""
     devices = get_devices(settings.devices)
     num_classes = num_classes or find_dataset(settings.dataset).num_classes
     batches = SyntheticIter(settings.per_batch_size * len(devices), (112, 112), num_classes, settings.seed)
     trainer = make_trainer(settings, batches, num_classes)
-    return _rate(trainer.step, mx.nd.waitall, batches, settings.max_steps or _BENCHMARK_STEPS)
+    return _rate(trainer.step, batches, settings.max_steps or _BENCHMARK_STEPS)
 
 
 def test_io(settings):
     """Samples per second of the reader alone, over one epoch or `max_steps` batches."""
     batches = _batches(settings, TrainingSet(find_dataset(settings.dataset).folder))
     steps = min(settings.max_steps or batches.num_batches, batches.num_batches)
-    rate = _rate(lambda batch: None, mx.nd.waitall, batches, max(1, steps - _WARM_UP), min(_WARM_UP, steps - 1))
+    rate = _rate(lambda batch: None, batches, steps, warm_up=0)
     batches.close()
     return rate
 
 
-def _rate(step, wait, batches, steps, warm_up=_WARM_UP):
+def _rate(step, batches, steps, warm_up=_WARM_UP):
     for batch in islice(batches, warm_up):
         step(batch)
-    wait()
+    mx.nd.waitall()
     started = time.time()
     for batch in islice(batches, steps):
         step(batch)
-    wait()
+    mx.nd.waitall()
     return steps * batches.batch_size / (time.time() - started)
 
 
@@ -86,12 +89,18 @@ def _batches(settings, training_set):
 
 
 def _packs(settings, dataset):
-    """The verification packs, and a line for each of the data set's own that is not there; one asked for must be."""
+    """The verification packs, and a line for each of the data set's own that is not there; one asked for must be.
+
+    They are checked now, not when they are first used after thousands of steps.
+    """
     asked = [name.strip() for name in settings.targets.split(",") if name.strip()]
     names = asked or [name for name in dataset.val_targets if Path(dataset.folder, f"{name}.bin").is_file()]
     missing = [f"no verification pack {name}.bin in {dataset.folder}" for name in dataset.val_targets
                if not asked and name not in names]
-    return [load_pack(dataset.target_path(name), dataset.image_shape) for name in names], missing
+    packs = [load_pack(dataset.target_path(name), dataset.image_shape) for name in names]
+    for pack in packs:
+        check_pack(pack)
+    return packs, missing
 
 
 def make_trainer(settings, batches, num_classes):
@@ -124,15 +133,13 @@ def _initializer(family):
 def _total_steps(settings, steps_per_epoch):
     """Steps of the whole run; 0 where there is no end."""
     ends = [end for end in (settings.max_steps, settings.epochs * steps_per_epoch) if end]
-    if any(end < 0 for end in ends):
-        raise UserError(f"--max-steps {settings.max_steps}, --epochs {settings.epochs}: expected numbers from 0 on")
     return min(ends) if ends else 0
 
 
 def _description(settings, trainer, training_set, batches, total):
     shape = (1, 3) + training_set.image_shape
     sizes = trainer.embedding.infer_shape(data=shape)[0]
-    count = sum(_volume(size) for name, size in zip(trainer.embedding.list_arguments(), sizes) if name != "data")
+    count = sum(prod(size) for name, size in zip(trainer.embedding.list_arguments(), sizes) if name != "data")
     end = f"{total} steps" if total else "no end set (--max-steps, --epochs): stop it with Ctrl-C"
     return [
         "settings: " + " ".join(f"{key}={value}" for key, value in sorted(settings.items())),
@@ -143,9 +150,3 @@ def _description(settings, trainer, training_set, batches, total):
         f"learning rate {settings.lr:g}, divided by ten after steps {settings.lr_steps or 'none'}; {end}",
     ]
 
-
-def _volume(shape):
-    volume = 1
-    for length in shape:
-        volume *= length
-    return volume

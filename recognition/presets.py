@@ -1,4 +1,4 @@
-"""Settings in three layers, each over the one before: presets (network, loss, data set), a config file, flags.
+"""Settings in three layers, each over the one before: presets (network, loss), a config file, flags.
 
 The keys are the original's; each is also a flag, with dashes for underscores.
 """
@@ -40,30 +40,49 @@ SETTINGS = {  # key: (default, what it is)
     "fc7_wd_mult": (1.0, "factor of the head's weight decay"),
     "ckpt_embedding": (True, "save the embedding network alone; false: the head as well"),
 }
-_NETWORK_TRAINING = {"d169": dict(per_batch_size=64), "d201": dict(per_batch_size=64)}
+_LEAST = dict(verbose=1, frequent=1, per_batch_size=1, max_steps=0, epochs=0, pretrained_epoch=0, seed=0, lr=0, wd=0,
+              mom=0)
+_CHOICES = dict(ckpt=(0, 1, 2, 3), kvstore=("device", "local"))
 
 
 def own_settings(network, loss):
-    """What a network and a loss bring along: their own settings, and other defaults for those above.
+    """What a network and a loss can be set to, with their own defaults.
 
     Raises UserError for an unknown name, listing the known ones.
     """
     from recognition.heads import loss_settings
     from symbols import network_settings
 
-    return {**loss_settings(loss), **network_settings(network), **_NETWORK_TRAINING.get(network, {})}
+    return {**loss_settings(loss), **network_settings(network)}
 
 
 def resolve(own, config, typed):
     """Put the layers over each other. own: see `own_settings`; config, typed: dicts of what the file and the flags say.
 
-    Returns an EasyDict with every key. Raises UserError for a key that is no setting.
+    Returns an EasyDict with every key. Raises UserError for a key that is no setting and for a value it cannot have.
     """
     settings = {**{key: default for key, (default, _) in SETTINGS.items()}, **own}
     unknown = set(config) - set(settings)
     if unknown:
         raise unknown_name("setting in the config file", min(unknown), settings)
-    return EasyDict({**settings, **config, **typed})
+    for key, value in config.items():
+        _check_kind(key, value, settings[key])
+    resolved = EasyDict({**settings, **config, **typed})
+    for key, least in _LEAST.items():
+        if resolved[key] < least:
+            raise UserError(f"{key} {resolved[key]}: expected {least} or more")
+    for key, known in _CHOICES.items():
+        if resolved[key] not in known:
+            raise unknown_name(key, resolved[key], map(str, known))
+    if resolved.seed >= 2 ** 32:
+        raise UserError(f"seed {resolved.seed}: expected less than {2 ** 32}")
+    return resolved
+
+
+def _check_kind(key, value, default):
+    kinds = {float: (float, int), tuple: (tuple, list), list: (tuple, list)}
+    if not isinstance(value, kinds.get(type(default), type(default))):
+        raise UserError(f"config file: {key} is {value!r}; expected something like {default!r}")
 
 
 def add_flags(parser, keys, own=None):

@@ -9,6 +9,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.cli import ArgumentParser, run
+from eval.flags import positive
 from recognition import presets
 
 
@@ -22,7 +23,7 @@ def parse_args(args=None):
     parser.add_argument("--config", default="", help="JSON file of settings; they go over the presets, flags over them")
     parser.add_argument("--benchmark", action="store_true", help="train on one synthetic batch and print samples/s")
     parser.add_argument("--test-io", action="store_true", help="read one epoch without training and print samples/s")
-    parser.add_argument("--num-classes", type=int, default=0, help="classes of --benchmark; 0: those of the data set")
+    parser.add_argument("--num-classes", type=positive, help="classes of --benchmark; left out: those of the data set")
     first, _ = parser.parse_known_args(args)
     config = presets.read_config(first.config)
     names = presets.resolve({}, {key: config[key] for key in presets.NAMES if key in config},

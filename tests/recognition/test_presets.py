@@ -66,6 +66,19 @@ class TestRefusals:
         with pytest.raises(error):
             parse_args(["--config", str(path)])
 
+    @pytest.mark.parametrize("flags", [["--frequent", "0"], ["--verbose", "0"], ["--per-batch-size", "0"],
+                                       ["--seed", "-1"], ["--max-steps", "-1"], ["--ckpt", "7"],
+                                       ["--kvstore", "dist_sync"], ["--seed", "4294967296"]])
+    def test_impossible_values(self, flags):
+        with pytest.raises(UserError, match=flags[0].strip("-").replace("-", "_")):
+            parse_args(flags)
+
+    @pytest.mark.parametrize("config", [{"lr": "0.1"}, {"loss_s": "64"}, {"targets": None}, {"net_output": 3}])
+    def test_config_value_of_another_kind(self, tmp_path, config):
+        (tmp_path / "run.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=f"{min(config)} is .*; expected something like"):
+            parse_args(["--config", str(tmp_path / "run.json")])
+
     @pytest.mark.parametrize("text", ["a", "3,2", "0", "2,2", "-1,4"])
     def test_bad_steps(self, text):
         with pytest.raises(UserError, match="--lr-steps"):

@@ -10,6 +10,7 @@ import pytest
 
 from common import checkpoint
 from common.embedder import Embedder
+from common.mxnet_setup import mx
 from datasets.packs import write_pack
 from datasets.training_set import write_training_set
 
@@ -161,6 +162,8 @@ class TestBadInput:
         for path in dataset.iterdir():
             (other / path.name).write_bytes(path.read_bytes())
         (other / "property").write_text("7,112,112")
+        symbol, *_ = checkpoint.load(f"{tmp_path}/{trained[1].name}/model,1")
+        assert symbol.simple_bind(mx.cpu(), data=(2, 3, 112, 112), softmax_label=(2,)).outputs[0].shape == (2, 4)
         line = fails(*SMALL, "--dataset", other, "--pretrained", f"{tmp_path}/{trained[1].name}/model,1")
         assert "(4, 16)" in line and "(7, 16)" in line
 

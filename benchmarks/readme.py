@@ -1,0 +1,43 @@
+"""Put the tables of results/ into README.md: each between `<!-- results/NAME.csv -->` and `<!-- end -->`.
+
+    python benchmarks/readme.py
+"""
+import csv
+import re
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common.cli import run
+from common.errors import UserError
+from common.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+_PLACE = re.compile(r"(<!-- (results/[\w-]+\.csv) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(path):
+    """A CSV file as a Markdown table; the machine, the same in every row, stands below it."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such table; run its benchmark first")
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    keys = [key for key in rows[0] if key != "machine"]
+    lines = [keys, ["---"] * len(keys), *([row[key] for key in keys] for row in rows)]
+    machines = sorted({row["machine"] for row in rows})
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\nMeasured on: {'; '.join(machines)}.\n"
+
+
+def fill(text, root=ROOT):
+    """README's text with every table as results/ has it now."""
+    return _PLACE.sub(lambda found: found[1] + table(root / found[2]) + found[3], text)
+
+
+def main():
+    path = ROOT / "README.md"
+    write_text(path, fill(path.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    run(main)

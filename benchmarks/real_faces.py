@@ -1,0 +1,78 @@
+"""Real faces: train on 241 identities for half an hour of processor time, verify on the official LFW pairs.
+
+    FACE_DATA=../shared/data python benchmarks/real_faces.py
+
+Runs the project's own commands, which it prints, and writes results/real_faces.csv. FACE_DATA holds train_celeba/
+(folders of identities), lfw/ (images/ and pairs.txt) and models/y1 (the public MobileFaceNet checkpoint).
+"""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common.cli import ArgumentParser, run
+from common.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ["--network", "y1", "--dataset", "datasets/celeba", "--per-batch-size", "32", "--frequent", "50",
+          "--verbose", "100000", "--ckpt", "2"]
+TRAININGS = [  # ArcFace goes on from softmax: from nothing its margin is too hard for so short a training
+    ["--loss", "softmax", "--max-steps", "500", "--lr-steps", "400"],
+    ["--loss", "arcface", "--loss-s", "32", "--loss-m2", "0.4", "--lr", "0.05", "--max-steps", "740", "--lr-steps",
+     "400,650", "--pretrained", "models/y1-softmax-celeba/model"],
+]
+
+
+def command(*words):
+    """Print a command of the project and run it from the root of the clone."""
+    print("$ python " + " ".join(map(str, words)), flush=True)
+    if subprocess.run([sys.executable, *map(str, words)], cwd=ROOT).returncode:
+        raise UserError(f"{words[0]} failed, see above")
+
+
+def verify(model, output):
+    """Verify on LFW; returns what results.json says."""
+    command("eval/verification.py", "--model", model, "--data-dir", "datasets/celeba-lfw", "--output", output)
+    return json.loads((ROOT / output / "results.json").read_text())[0]
+
+
+def parse_args():
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--skip-training", action="store_true", help="verify the model of an earlier run")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    data = Path(os.environ.get("FACE_DATA", ROOT.parent / "shared" / "data")).resolve()
+    if not data.is_dir():
+        raise UserError(f"no real faces at {data}; set FACE_DATA to the folder that holds train_celeba, lfw and models")
+    from benchmarks.measure import machine, write_table
+
+    command("datasets/lfw2pack.py", "--data-dir", data / "lfw", "--output", "datasets/celeba-lfw/lfw.bin")
+    if not args.skip_training:
+        command("datasets/dir2rec.py", "--input", data / "train_celeba", "--output", "datasets/celeba")
+        for flags in TRAININGS:
+            command("recognition/train.py", *SHARED, *flags)
+    models = {
+        "y1 softmax, 241 identities": ("models/y1-softmax-celeba/model,1", TRAININGS[:1]),
+        "y1 softmax then arcface, 241 identities": ("models/y1-arcface-celeba/model,1", TRAININGS),
+        "y1 arcface, public checkpoint": (f"{data}/models/y1/model,0", []),
+    }
+    rows = []
+    for name, (model, trainings) in models.items():
+        found = verify(model, f"models/verification-{len(rows)}")
+        steps = sum(int(flags[flags.index("--max-steps") + 1]) for flags in trainings)
+        rows.append(dict(model=name, training_images=steps * 32 or "", pack="lfw", pairs=found["genuine_pairs"] * 2,
+                         accuracy_flip=f"{found['accuracy']:.5f}", deviation=f"{found['accuracy_std']:.5f}",
+                         **{f"tar_at_far_{point['asked_far']:g}": f"{point['tar']:.5f}"
+                            for point in found["tar_at_far"]}, machine=machine()))
+    print(write_table("real_faces", rows))
+
+
+if __name__ == "__main__":
+    run(main)
