@@ -35,6 +35,12 @@ def write_table(name, rows):
     return path
 
 
+def read_table(name):
+    """The rows of results/<name>.csv, none where it is not there yet."""
+    path = RESULTS / f"{name}.csv"
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
+
+
 def spread(values):
     """Mean and sample deviation of a few values."""
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0

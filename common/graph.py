@@ -102,7 +102,7 @@ def depthwise_after_prelu(builder, node, inputs, shape_of):
     name, (data, positive, column, rest) = node["name"], builder.prelus[inputs[0][0]]
     builder.nodes[inputs[1][0]]["attrs"]["__shape__"] = str(shape_of(1))  # a product cannot infer it backwards
     parts = [builder.add("Convolution", f"{name}_{part}",
-                         [source, builder.add("broadcast_mul", f"{name}_{part}_weight", [inputs[1], factor])], **attrs)
+                         [source, builder.add("broadcast_mul", f"{name}_{part}_weight", [factor, inputs[1]])], **attrs)
              for part, source, factor in (("linear", data, column), ("kink", positive, rest))]
     return builder.add("elemwise_add", name, parts)
 

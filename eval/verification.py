@@ -170,7 +170,7 @@ def verify(models, packs, output, make_embedder, nfolds=10, flip=True, mode=0, b
         prefix, _, epoch = model.rpartition(",")
         for pack in packs:
             found = test(pack, embed, nfolds, flip, batch_size, progress)
-            name, title = f"{pack.name}-{int(epoch):04d}", f"{pack.name}, {Path(prefix).name} epoch {epoch}"
+            name, title = f"{pack.name}-{int(epoch):04d}", f"{pack.name}, {_short(prefix)} epoch {epoch}"
             write_pictures(name, title, found, output)
             if mode == 1:
                 write_bad_cases(name, title, pack, found, Path(output, "badcases"))
@@ -188,6 +188,11 @@ def _check_writable(folder):
         tempfile.TemporaryFile(dir=str(folder)).close()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another with --output") from error
+
+
+def _short(prefix):
+    """The end of a prefix that tells models apart: they are all named `model` in folders of their own."""
+    return "/".join(Path(prefix).resolve().parts[-2:])
 
 
 def find_models(text, slice_text=""):
