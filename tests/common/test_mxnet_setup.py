@@ -94,7 +94,7 @@ class TestFaults:
         """Its own words for a wheel without its library, and an older MXNet's for a newer Python."""
         _refused(tmp_path, dict(mxnet="raise RuntimeError('Cannot find the MXNet library.\\nList:\\na')"),
                  "Cannot find the MXNet library.")
-        _refused(tmp_path, dict(mxnet="from collections import Mapping"), "Mapping", "pip install 'mxnet==1.9.1'")
+        _refused(tmp_path, dict(mxnet="from collections import Mappings"), "Mappings", "pip install 'mxnet==1.9.1'")
 
     @pytest.mark.parametrize("library, advice", [
         ("libgomp.so.1", "apt-get install libgomp1"), ("libquadmath.so.0", "apt-get install libquadmath0"),
