@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError, UserError
-from common.files import replacing, write_text
+from common.files import read_bytes, replacing, write_text
 from common.mxnet_setup import mx, reason
 
 _LIST_MAGIC = 0x112
@@ -85,11 +85,10 @@ def load(model):
 
 
 def load_symbol(path):
-    """Read a symbol file. Raises UserError where it is missing, DataError where it is no symbol."""
+    """Read a symbol file. Raises DataError where it is missing or no symbol."""
+    data = read_bytes(path)
     try:
-        graph = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        graph = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a symbol file: {error}") from error
     if not isinstance(graph, dict) or not graph.get("nodes") or not graph.get("heads"):
@@ -142,10 +141,7 @@ def read_arrays(path):
 
     Raises DataError, naming the file and the place, where it is truncated or holds something else.
     """
-    try:
-        cursor = _Cursor(path, Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    cursor = _Cursor(path, read_bytes(path))
     magic, _ = cursor.take("QQ")
     if magic != _LIST_MAGIC:
         raise DataError(f"{path}: not a parameter file: begins with {magic:#x}, expected {_LIST_MAGIC:#x}")

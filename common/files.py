@@ -4,7 +4,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import DataError, UserError
 
 _UMASK = os.umask(0)  # it can only be read by setting it, which is for no thread to do later
 os.umask(_UMASK)
@@ -36,6 +36,14 @@ def replacing(path):
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def read_bytes(path):
+    """The bytes of a file. Raises DataError where it is missing or cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def write_text(path, text):

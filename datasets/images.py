@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 
 from common.errors import DataError, UserError
-from datasets.recordio import read_file
+from common.files import read_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -24,7 +24,7 @@ def parse_image_size(text):
 def read_image(path):
     """The bytes of an image file. Raises UnreadableImage where it cannot be read."""
     try:
-        return read_file(path)
+        return read_bytes(path)
     except DataError as error:
         raise UnreadableImage(str(error)) from error
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
-from common.files import replacing
+from common.files import read_bytes, replacing
 from datasets.images import decode_into
-from datasets.recordio import read_file
 
 
 class Pack:
@@ -46,7 +45,7 @@ def load_pack(path, image_shape=(112, 112)):
     image_shape: (height, width) that its images must have. Returns a Pack.
     Raises DataError for a file that is missing, cut short or no such pack, and for 2N images without N labels.
     """
-    data = read_file(path)
+    data = read_bytes(path)
     if not data:
         raise DataError(f"{path}: the file is empty; expected a verification pack")
     images, issame = _unpickle(path, data)

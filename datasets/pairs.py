@@ -5,9 +5,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.errors import DataError
+from common.files import read_bytes
 from datasets.images import check_shape, decode_bgr, read_image
 from datasets.packs import write_pack
-from datasets.recordio import read_file
 
 Pair = namedtuple("Pair", "first second same")  # two paths, and whether they show the same identity
 
@@ -64,7 +64,7 @@ def _lfw_image(data_dir, name, number):
 
 def _lines(path):
     """(line number, fields) of every line that is not blank."""
-    text = read_file(path).decode("utf-8", "backslashreplace")
+    text = read_bytes(path).decode("utf-8", "backslashreplace")
     for line, content in enumerate(text.splitlines(), 1):
         if content.strip():
             fields = content.strip().split("\t") if "\t" in content.strip() else content.split()

@@ -12,21 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
-from common.files import replacing
+from common.files import read_bytes, replacing
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 FRAME = struct.Struct("<4sI")  # magic, then 3 bits of part flag and 29 bits of length
 HEADER = struct.Struct("<IfQQ")  # number of labels in the array behind it (0: none), the one label, record number, 0
 _LENGTH_BITS = 29
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)  # part flags
-
-
-def read_file(path):
-    """The bytes of a file. Raises DataError where it is missing or cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _padded(length):
@@ -183,7 +175,7 @@ def read_index(path, rec_size):
     Returns (numbers, offsets), two int64 arrays in the order of the file.
     Raises DataError, with the line, for a file that is missing, empty or holds anything else.
     """
-    data = read_file(path).replace(b"\r\n", b"\n")
+    data = read_bytes(path).replace(b"\r\n", b"\n")
     if not data.strip():
         raise DataError(f"{path}: the index is empty; expected a line 'number<TAB>offset' for each record")
     if not data.endswith(b"\n"):

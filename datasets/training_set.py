@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError, UserError
-from common.files import replacing
-from datasets.recordio import FRAME, HEADER, RecordReader, RecordWriter, read_file, read_index
+from common.files import read_bytes, replacing
+from datasets.recordio import FRAME, HEADER, RecordReader, RecordWriter, read_index
 
 _EXACT = 1 << 24  # float32, in which identity headers are stored, holds whole numbers below this one only
 _IDENTITY_SIZE = FRAME.size + HEADER.size + 8  # bytes of an identity record: two labels and no image
@@ -18,7 +18,7 @@ def read_property(folder):
     Returns (num_classes, (height, width)). Raises DataError for anything else; lines behind the first are left alone.
     """
     path = Path(folder, "property")
-    line = read_file(path).split(b"\n")[0].decode("ascii", "backslashreplace").strip()
+    line = read_bytes(path).split(b"\n")[0].decode("ascii", "backslashreplace").strip()
     try:
         num_classes, height, width = [int(field) for field in line.split(",")]
     except ValueError:

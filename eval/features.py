@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import DataError, UserError
-from common.files import write_bytes, write_text
+from common.files import read_bytes, write_bytes, write_text
 from datasets.images import UnreadableImage, decode_into
 from eval.embeddings import ahead, embed_flipped, normalise
 
@@ -39,11 +39,8 @@ def write_feature(path, feature):
 
 
 def read_feature(path):
-    """Read a feature (D,) float32. Raises UserError where the file cannot be read, DataError where it is damaged."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    """Read a feature (D,) float32. Raises DataError where the file cannot be read or is damaged."""
+    data = read_bytes(path)
     if len(data) < _HEADER.size:
         raise DataError(f"{path}: {len(data)} bytes: expected a header of {_HEADER.size} and a feature")
     rows, *rest = _HEADER.unpack_from(data)
@@ -73,10 +70,9 @@ def read_list(path, kind):
     Raises UserError, naming the line, for an entry that has too few parts, leads out of the folder, or shares its
     feature file with another one.
     """
+    data = read_bytes(path)
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a list of images: {error}") from error
     depth, entries = DEPTHS[kind], {}
