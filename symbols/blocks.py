@@ -81,3 +81,34 @@ class Layers:
         gate = self.conv(gate, f"{name}_se_conv2", filters, 1, bias=True)
         gate = mx.sym.Activation(gate, name=f"{name}_se_sigmoid", act_type="sigmoid")
         return mx.sym.broadcast_mul(data, gate)
+
+
+def first_layer(layers, data, net_input, filters):
+    """The first convolution: 7x7 of stride 2 for net_input 0, else 3x3 of stride 1 (the papers' 'L')."""
+    kernel, stride = (7, 2) if net_input == 0 else (3, 1)
+    return layers.act(layers.bn(layers.conv(data, "conv0", filters, kernel, stride), "bn0"), "relu0")
+
+
+def quarter_head(layers, net_input, filters):
+    """From `data` to a 28x28 (net_input 0, the ImageNet stem) or a 56x56 map (1): DenseNet's and DPN's beginning."""
+    check_known("net_input", net_input, (0, 1))
+    body = first_layer(layers, normalize(mx.sym.Variable("data")), net_input, filters)
+    if net_input == 0:
+        return mx.sym.Pooling(body, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
+    return improved_unit(layers, body, "head", filters, first=True)
+
+
+def improved_unit(layers, data, name, filters, first):
+    """BN-conv-BN-act-conv-BN (Deng et al., 2019, the 'IR' unit). first: halve the map, project the shortcut."""
+    body = layers.conv(layers.bn(data, f"{name}_bn1"), f"{name}_conv1", filters, 3)
+    body = layers.act(layers.bn(body, f"{name}_bn2"), f"{name}_relu1")
+    body = layers.conv(body, f"{name}_conv2", filters, 3, 2 if first else 1)
+    body = layers.se(layers.bn(body, f"{name}_bn3"), name, filters)
+    return body + shortcut(layers, data, name, filters, first)
+
+
+def shortcut(layers, data, name, filters, first):
+    """What a residual unit adds: its input, or a projection of stride 2 to `filters` channels."""
+    if not first:
+        return data
+    return layers.bn(layers.conv(data, f"{name}_conv1sc", filters, 1, 2, pad=None), f"{name}_sc")

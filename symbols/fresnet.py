@@ -3,7 +3,8 @@ from functools import partial
 
 from common.errors import UserError
 from common.mxnet_setup import mx
-from symbols.blocks import Layers, check_known, fresh_names, normalize
+from symbols.blocks import (Layers, check_known, first_layer, fresh_names, improved_unit, normalize,
+                            shortcut)
 from symbols.outputs import get_embedding
 
 DEPTHS = {  # num_layers: units in the four stages
@@ -50,7 +51,7 @@ def _unit(net_unit, net_input, bottleneck):
         raise UserError(f"net_unit {net_unit} has no bottleneck form here; use net_unit 3, or bottleneck=False")
     if net_unit == 1:  # the original moves the stride with the first layer
         return partial(_post_activation, strides=(2, 1) if net_input == 0 else (1, 2))
-    return _pre_activation if net_unit == 2 else _improved_bottleneck if bottleneck else _improved
+    return _pre_activation if net_unit == 2 else _improved_bottleneck if bottleneck else improved_unit
 
 
 def _stem(layers, net_input):
@@ -60,9 +61,7 @@ def _stem(layers, net_input):
         data = layers.bn(data, "bn_data", fix_gamma=True)
     else:
         data = normalize(mx.sym.identity(data, name="id"))
-    kernel, stride = (7, 2) if net_input == 0 else (3, 1)
-    data = layers.conv(data, "conv0", FILTERS[0], kernel, stride)
-    return layers.act(layers.bn(data, "bn0"), "relu0")
+    return first_layer(layers, data, net_input, FILTERS[0])
 
 
 def _post_activation(layers, data, name, filters, first, strides):
@@ -71,7 +70,7 @@ def _post_activation(layers, data, name, filters, first, strides):
     body = layers.act(layers.bn(body, f"{name}_bn1"), f"{name}_relu1")
     body = layers.conv(body, f"{name}_conv2", filters, 3, strides[1])
     body = layers.se(layers.bn(body, f"{name}_bn2"), name, filters)
-    return layers.act(body + _shortcut(layers, data, name, filters, first), f"{name}_relu3")
+    return layers.act(body + shortcut(layers, data, name, filters, first), f"{name}_relu3")
 
 
 def _pre_activation(layers, data, name, filters, first):
@@ -83,14 +82,6 @@ def _pre_activation(layers, data, name, filters, first):
     return body + (layers.conv(act, f"{name}_sc", filters, 1, stride, pad=None) if first else data)
 
 
-def _improved(layers, data, name, filters, first):
-    body = layers.conv(layers.bn(data, f"{name}_bn1"), f"{name}_conv1", filters, 3)
-    body = layers.act(layers.bn(body, f"{name}_bn2"), f"{name}_relu1")
-    body = layers.conv(body, f"{name}_conv2", filters, 3, 2 if first else 1)
-    body = layers.se(layers.bn(body, f"{name}_bn3"), name, filters)
-    return body + _shortcut(layers, data, name, filters, first)
-
-
 def _improved_bottleneck(layers, data, name, filters, first):
     body = layers.conv(layers.bn(data, f"{name}_bn1"), f"{name}_conv1", filters // 4, 1)
     body = layers.act(layers.bn(body, f"{name}_bn2"), f"{name}_relu1")
@@ -98,10 +89,4 @@ def _improved_bottleneck(layers, data, name, filters, first):
     body = layers.act(layers.bn(body, f"{name}_bn3"), f"{name}_relu2")
     body = layers.conv(body, f"{name}_conv3", filters, 1, 2 if first else 1)
     body = layers.se(layers.bn(body, f"{name}_bn4"), name, filters)
-    return body + _shortcut(layers, data, name, filters, first)
-
-
-def _shortcut(layers, data, name, filters, first):
-    if not first:
-        return data
-    return layers.bn(layers.conv(data, f"{name}_conv1sc", filters, 1, 2, pad=None), f"{name}_sc")
+    return body + shortcut(layers, data, name, filters, first)
