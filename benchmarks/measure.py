@@ -1,13 +1,12 @@
 """What the benchmarks share: the machine's description, and tables that are written whole."""
 import csv
-import io
 import platform
 import statistics
 from pathlib import Path
 
 import numpy as np
 
-from common.files import write_text
+from common.files import write_csv
 from common.mxnet_setup import cpu_count, mx
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -26,12 +25,8 @@ def machine():
 
 def write_table(name, rows):
     """Write rows, dicts of the same keys, to results/<name>.csv. Returns the path."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     path = RESULTS / f"{name}.csv"
-    write_text(path, text.getvalue())
+    write_csv(path, rows)
     return path
 
 

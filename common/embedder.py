@@ -38,8 +38,9 @@ class Embedder:
         data = (1, 3) + self.image_shape
         self.emb_size = _check_shapes(model, symbol, {**arg_params, **aux_params}, data)
         inputs = set(symbol.list_inputs())
-        self._params = [{name: array.copy() for name, array in params.items() if name in inputs}
-                        for params in (arg_params, aux_params)]
+        params = [{name: array.copy() for name, array in part.items() if name in inputs}
+                  for part in (arg_params, aux_params)]
+        symbol, *self._params = graph.for_inference(symbol, *params, data=data)
         self._symbols = {str(device): graph.for_device(symbol, device, data=data) for device in self._devices}
         self._executors = {}
 

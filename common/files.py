@@ -1,4 +1,6 @@
 """Files are written to a temporary name and moved into place, so that nothing half-written is ever seen."""
+import csv
+import io
 import os
 import tempfile
 from contextlib import contextmanager
@@ -50,6 +52,15 @@ def write_text(path, text):
     """Write `text` to `path` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path, rows):
+    """Write rows, dicts of the same keys, as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_bytes(path, data):

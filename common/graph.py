@@ -7,18 +7,24 @@ memory planning allows, MXNet's PReLU writes over its input, and the gradient th
 the true one.
 """
 import json
+from collections import Counter
+
+import numpy as np
 
 from common.mxnet_setup import mx
+
+_MIRRORED = "__force_mirroring__"  # MXNet's own mark: compute this again in the backward pass instead of keeping it
 
 
 class _Builder:
     """A symbol's JSON under construction: nodes are appended, an entry is [node number, output number, version].
 
     prelus: dict node number of a rewritten PReLU -> entries of its parts (data, its positive part, g, 1 − g).
+    uses: how often each node's outputs are taken in the symbol that is rewritten.
     """
 
     def __init__(self):
-        self.nodes, self.prelus = [], {}
+        self.nodes, self.prelus, self.uses = [], {}, Counter()
 
     def add(self, op, name, inputs=(), **attrs):
         self.nodes.append(dict(op=op, name=name, inputs=[list(entry) for entry in inputs],
@@ -41,8 +47,9 @@ def rewrite(symbol, rules, **shapes):
     """
     graph, shape_by_entry = json.loads(symbol.tojson()), _output_shapes(symbol, shapes)
     builder, entries = _Builder(), []
-    for node in graph["nodes"]:
-        inputs = [_moved(entries, entry) for entry in node["inputs"]]
+    uses = Counter(entry[0] for node in graph["nodes"] + [dict(inputs=graph["heads"])] for entry in node["inputs"])
+    for number, node in enumerate(graph["nodes"]):
+        inputs, first = [_moved(entries, entry) for entry in node["inputs"]], len(builder.nodes)
 
         def shape_of(position, node=node):
             number, output, _ = node["inputs"][position]
@@ -54,6 +61,10 @@ def rewrite(symbol, rules, **shapes):
             if replaced:
                 break
         entries.append(replaced or builder.add(node["op"], node["name"], inputs, **node.get("attrs", {})))
+        builder.uses[entries[-1][0]] += uses[number]
+        if _MIRRORED in node.get("attrs", {}):
+            for part in builder.nodes[first:]:
+                part["attrs"][_MIRRORED] = "True"
     return builder.symbol([_moved(entries, head) for head in graph["heads"]])
 
 
@@ -72,16 +83,21 @@ def _output_shapes(symbol, shapes):
 
 
 def depthwise_prelu(builder, node, inputs, shape_of):
-    """PReLU as g·x + (1 − g)·relu(x), the products being depthwise 1×1 convolutions, which oneDNN has."""
+    """PReLU as g·x + (1 − g)·relu(x), the products being depthwise 1×1 convolutions, which oneDNN has.
+
+    Gluon's PReLU has one slope for all channels; it is spread over them.
+    """
     if node["op"] != "LeakyReLU" or node.get("attrs", {}).get("act_type") != "prelu" or len(shape_of(0)) != 4:
         return None
-    name, channels, (data, slope) = node["name"], shape_of(0)[1], inputs
-    if shape_of(1) != (channels,):
+    name, channels, slopes, (data, slope) = node["name"], shape_of(0)[1], shape_of(1), inputs
+    if slopes not in ((channels,), (1,)):
         return None
-    builder.nodes[slope[0]]["attrs"]["__shape__"] = str((channels,))  # a Reshape cannot infer it backwards
+    builder.nodes[slope[0]]["attrs"]["__shape__"] = str(slopes)  # a Reshape cannot infer it backwards
     settings = dict(num_filter=channels, num_group=channels, kernel=(1, 1), no_bias=True)
     positive = builder.add("Activation", f"{name}_positive", [data], act_type="relu")
     column = builder.add("Reshape", f"{name}_column", [slope], shape=(-1, 1, 1, 1))
+    if slopes != (channels,):
+        column = builder.add("broadcast_axis", f"{name}_columns", [column], axis=0, size=channels)
     rest = builder.add("_rminus_scalar", f"{name}_rest", [column], scalar=1)
     linear = builder.add("Convolution", f"{name}_linear", [data, column], **settings)
     kink = builder.add("Convolution", f"{name}_kink", [positive, rest], **settings)
@@ -93,17 +109,19 @@ def depthwise_prelu(builder, node, inputs, shape_of):
 def depthwise_after_prelu(builder, node, inputs, shape_of):
     """A depthwise convolution of a PReLU with the slopes multiplied into its weight, which saves their own two.
 
-    W∗(g·x + (1 − g)·relu(x)) = (g·W)∗x + ((1 − g)·W)∗relu(x), channel by channel.
+    W∗(g·x + (1 − g)·relu(x)) + b = (g·W)∗x + b + ((1 − g)·W)∗relu(x), channel by channel.
     """
     attrs = node.get("attrs", {})
-    if (node["op"] != "Convolution" or inputs[0][0] not in builder.prelus or attrs.get("no_bias") not in ("True", "1")
+    if (node["op"] != "Convolution" or inputs[0][0] not in builder.prelus
             or not int(attrs.get("num_group", 1)) == int(attrs["num_filter"]) == shape_of(0)[1]):
         return None
     name, (data, positive, column, rest) = node["name"], builder.prelus[inputs[0][0]]
     builder.nodes[inputs[1][0]]["attrs"]["__shape__"] = str(shape_of(1))  # a product cannot infer it backwards
-    parts = [builder.add("Convolution", f"{name}_{part}",
-                         [source, builder.add("broadcast_mul", f"{name}_{part}_weight", [factor, inputs[1]])], **attrs)
-             for part, source, factor in (("linear", data, column), ("kink", positive, rest))]
+    parts = []
+    for part, source, factor, bias in ("linear", data, column, inputs[2:]), ("kink", positive, rest, []):
+        weight = builder.add("broadcast_mul", f"{name}_{part}_weight", [factor, inputs[1]])
+        parts.append(builder.add("Convolution", f"{name}_{part}", [source, weight] + bias,
+                                 **dict(attrs, no_bias=not bias)))
     return builder.add("elemwise_add", name, parts)
 
 
@@ -143,3 +161,64 @@ def for_device(symbol, device, **shapes):
     if device.device_type == "cpu":
         rules += [depthwise_prelu, depthwise_after_prelu, batchnorm_2d, flat_fully_connected]
     return rewrite(symbol, rules, **shapes)
+
+
+def mirrored(symbol):
+    """The same network, marked to be trained in less memory: most maps are computed again in the backward pass.
+
+    Kept is what paths join in, sums and concatenations (in a network of one path, what convolutions give, but for
+    grouped ones); FullyConnected, whose maps are small; and Dropout, which would draw another mask.
+    """
+    graph = json.loads(symbol.tojson())
+    joins = {node["op"] for node in graph["nodes"]} & {"elemwise_add", "add_n", "Concat"}
+    for node in graph["nodes"]:
+        one_path = not joins and node["op"] == "Convolution" and int(node["attrs"].get("num_group", 1)) == 1
+        if not one_path and node["op"] not in joins | {"null", "FullyConnected", "Dropout"}:
+            node.setdefault("attrs", {})[_MIRRORED] = "True"
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def for_inference(symbol, arg_params, aux_params, **shapes):
+    """The network and its parameters as they are best used once training is over: no dropout, no batch norm to spare.
+
+    A BatchNorm on a Convolution or FullyConnected is multiplied into its weight and bias, in float64.
+    symbol: an embedding symbol; arg_params, aux_params: dict name -> NDArray. shapes: input shapes.
+    Returns (symbol, arg_params, aux_params); outputs keep their names, a folded layer gets a bias <name>_bias.
+    """
+    arg_params = dict(arg_params)
+
+    def fold(builder, node, inputs, shape_of):
+        layer = builder.nodes[inputs[0][0]] if node["op"] == "BatchNorm" else {}
+        if layer.get("op") not in ("Convolution", "FullyConnected") or builder.uses[inputs[0][0]] > 1:
+            return None
+        names = [builder.nodes[entry[0]]["name"] for entry in layer["inputs"]]
+        if names[1] not in arg_params or builder.uses[layer["inputs"][1][0]] > 1:
+            return None
+        statistics = [builder.nodes[entry[0]]["name"] for entry in inputs[1:]]
+        scale, shift = _affine(node["attrs"], *({**arg_params, **aux_params}[name].asnumpy() for name in statistics))
+        weight = arg_params[names[1]].asnumpy()
+        if names[2:]:
+            shift = shift + scale * arg_params[names[2]].asnumpy()
+        bias = f"{layer['name']}_bias"
+        folded_weight = weight * scale.reshape((-1,) + (1,) * (weight.ndim - 1))
+        arg_params[names[1]] = mx.nd.array(folded_weight, dtype=np.float32)
+        arg_params[bias] = mx.nd.array(shift, dtype=np.float32)
+        return builder.add(layer["op"], node["name"], layer["inputs"][:2] + [builder.add("null", bias)],
+                           **dict(layer["attrs"], no_bias=False))
+
+    folded = rewrite(rewrite(symbol, [without_dropout], **shapes), [fold], **shapes)
+    names = set(folded.list_inputs())
+    return folded, *({name: array for name, array in params.items() if name in names}
+                     for params in (arg_params, aux_params))
+
+
+def _affine(attrs, gamma, beta, mean, var):
+    """What BatchNorm does to a channel in inference, (factor, summand), in float64."""
+    fixed = attrs.get("fix_gamma", "True") in ("True", "1")  # whatever is stored, it then counts as 1
+    scale = (1 if fixed else gamma.astype(np.float64)) / np.sqrt(var.astype(np.float64) + float(attrs.get("eps", 1e-3)))
+    return scale, beta - mean * scale
+
+
+def without_dropout(builder, node, inputs, shape_of):
+    """Dropout left out: in inference it does nothing."""
+    return inputs[0] if node["op"] == "Dropout" else None

@@ -23,6 +23,18 @@ def check_known(setting, value, known):
         raise unknown_name(setting, value, map(str, known))
 
 
+def scaled(channels, net_multiplier):
+    """Layers' numbers of channels times the width multiplier of Howard et al., 2017, cut to whole numbers: a tuple.
+
+    Raises UserError where the multiplier is no number above 0, or leaves a layer no channel.
+    """
+    if isinstance(net_multiplier, bool) or not isinstance(net_multiplier, (int, float)) or not (
+            1 / min(channels) <= net_multiplier < float("inf")):
+        raise UserError(f"net_multiplier {net_multiplier!r}: expected a factor of all numbers of channels, such as "
+                        f"0.5, at least 1/{min(channels)}")
+    return tuple(int(number * net_multiplier) for number in channels)
+
+
 def map_shape(symbol):
     """Shape of `symbol`'s output for one image, for instance (1, 512, 7, 7)."""
     _, (shape,), _ = symbol.infer_shape(data=(1, *IMAGE_SHAPE))
@@ -48,6 +60,9 @@ class Layers:
         check_known("net_se", net_se, (0, 1))
         if not 0 <= bn_mom < 1:
             raise UserError(f"bn_mom {bn_mom!r}: expected a share of the old statistics, 0 <= bn_mom < 1")
+        workspace = (conv or {}).get("workspace", 0)
+        if type(workspace) is not int or workspace < 0:
+            raise UserError(f"workspace {workspace!r}: expected a whole number of MB, 0 or more")
         self._act, self._se = net_act, net_se
         self._bn, self._conv = dict(bn or {}, momentum=bn_mom), conv or {}
 

@@ -96,7 +96,7 @@ def _gdc(body, head):
     size = map_shape(body)[2:]
     if size != (7, 7):
         raise UserError(f"net_output GDC is a 7x7 convolution and needs a 7x7 map, but this network ends in "
-                        f"{size[0]}x{size[1]}; use net_input 1 or 2, or an output such as E or GAP")
+                        f"{size[0]}x{size[1]}; use an output such as E or GAP, or net_input 1 where that gives 7x7")
     body = head.layers.conv(body, "conv_6dw7_7_conv2d", head.width, 7, pad=0, num_group=head.width)
     # In the original this one batch norm alone has MXNet's default eps.
     return mx.sym.BatchNorm(body, name="conv_6dw7_7_batchnorm", fix_gamma=False, momentum=head.bn_mom)

@@ -1,5 +1,6 @@
 """The rewritten graphs: same names, shapes, outputs and gradients as the graphs they stand for."""
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ CASES = [  # network, settings, shape of the images
     ("y1", dict(_SMALL, net_output="GAP"), (3, 3, 32, 32)),
     ("y1", dict(_SMALL, net_output="FC", net_act="relu"), (3, 3, 32, 32)),
     ("r18", dict(emb_size=8, net_output="E", net_se=1), (3, 3, 32, 32)),
+    ("mnas025", dict(emb_size=8, net_output="GAP"), (3, 3, 32, 32)),
+    ("m05", dict(emb_size=8, net_output="GAP"), (3, 3, 32, 32)),
 ]
 
 
@@ -117,16 +120,18 @@ def _bound(symbol, arrays):
     return executor
 
 
-@pytest.mark.parametrize("slopes", [
-    (0.25,) * 5, (0.0, 1.0, -1.0, 2.5, -3.0), (1e-6, -1e-6, 100.0, -100.0, 0.5), (0.7,)], ids=str)
-def test_prelu_in_float64(slopes):
+@pytest.mark.parametrize("slopes, channels", [
+    ((0.25,) * 5, 5), ((0.0, 1.0, -1.0, 2.5, -3.0), 5), ((1e-6, -1e-6, 100.0, -100.0, 0.5), 5), ((0.7,), 1),
+    ((0.7,), 4)], ids=str)
+def test_prelu_in_float64(slopes, channels):
+    """One slope for each channel, and one for the whole layer, as Gluon networks have it."""
     random = np.random.RandomState(3)
-    data = random.standard_normal((3, len(slopes), 4, 5)).astype(np.float32)
+    data = random.standard_normal((3, channels, 4, 5)).astype(np.float32)
     data[:, :, 0, 0] = 0  # the kink itself
     head = random.standard_normal(data.shape).astype(np.float32)
     slope = np.array(slopes, np.float32)
     body = mx.sym.identity(mx.sym.Variable("data"))  # behind a node, MXNet's own slope gradient is wrong
-    symbol = mx.sym.LeakyReLU(body, act_type="prelu", name="act")
+    symbol = mx.sym.LeakyReLU(body, mx.sym.Variable("act_gamma", shape=slope.shape), act_type="prelu", name="act")
     rewritten = graph.rewrite(symbol, CPU_RULES, data=data.shape)
     assert "LeakyReLU" not in rewritten.tojson() and rewritten.list_outputs() == ["act_output"]
     executor = _bound(rewritten, dict(data=data, act_gamma=slope))
@@ -136,18 +141,84 @@ def test_prelu_in_float64(slopes):
         _close(output, np.where(x > 0, x, g * x).astype(np.float32), "output", 1e-6)
     executor.backward([mx.nd.array(head)])
     _close(executor.grad_dict["data"].asnumpy(), (np.where(x > 0, 1, g) * dy).astype(np.float32), "dx", 2e-6)
-    slope_gradient = (np.where(x > 0, 0, x) * dy).sum((0, 2, 3)).astype(np.float32)
-    _close(executor.grad_dict["act_gamma"].asnumpy(), slope_gradient, "dgamma", 1e-5)
+    slope_gradient = (np.where(x > 0, 0, x) * dy).sum((0, 2, 3) if len(slopes) == channels else (0, 1, 2, 3))
+    found = executor.grad_dict["act_gamma"].asnumpy()
+    _close(found, slope_gradient.reshape(found.shape).astype(np.float32), "dgamma", 1e-5)
 
 
-@pytest.mark.parametrize("shape, slopes", [((2, 3), 3), ((2, 3, 4, 4), 1), ((2, 3, 4), 3)])
-def test_prelu_of_other_forms_is_left_alone(shape, slopes):
-    """On flat data, and with one slope for a whole layer, as gluon networks have it."""
-    slope = mx.sym.Variable("slope", shape=(slopes,))
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4)])
+def test_prelu_of_other_forms_is_left_alone(shape):
+    slope = mx.sym.Variable("slope", shape=(3,))
     symbol = mx.sym.LeakyReLU(mx.sym.Variable("data"), slope, act_type="prelu", name="act")
     assert json.loads(graph.rewrite(symbol, CPU_RULES, data=shape).tojson())["nodes"][-1]["op"] == "LeakyReLU"
     leaky = mx.sym.LeakyReLU(mx.sym.Variable("data"), act_type="leaky", slope=0.1)
     assert "leaky" in graph.rewrite(leaky, CPU_RULES, data=shape).tojson()
+
+
+@pytest.mark.parametrize("case", CASES, ids=_id)
+def test_graph_for_inference(case):
+    network, settings, shape = case
+    symbol, data = get_symbol(network, **settings), reference.images(shape)
+    params = reference.draw(symbol, shape)
+    embedding = reference.embed(symbol, params, data)
+    arrays = reference.ndarrays(params)
+    folded, *folded_params = graph.for_inference(symbol, *arrays, data=shape)
+    assert folded.list_outputs() == symbol.list_outputs()
+    assert "Dropout" not in folded.tojson() and folded.tojson().count("BatchNorm") < symbol.tojson().count("BatchNorm")
+    assert {*folded.list_inputs()} == {"data", *folded_params[0], *folded_params[1]}
+    as_numbers = [{name: array.asnumpy() for name, array in part.items()} for part in folded_params]
+    _close(reference.embed(folded, as_numbers, data), embedding, "folded, in float64", 1e-6)
+    on_cpu = reference.Bound(graph.for_device(folded, mx.cpu(), data=shape), as_numbers, data, np.float32)
+    for _ in range(2):
+        _close(on_cpu.infer(), embedding.astype(np.float32), "folded, in float32", 1e-4)
+    for before, after in zip(params, arrays):  # what was given is not changed
+        assert all((before[name] == after[name].asnumpy()).all() for name in before)
+
+
+def test_batchnorm_that_must_stay():
+    """On a map that something else takes too, and on a weight that is shared."""
+    data, weight = mx.sym.Variable("data"), mx.sym.Variable("weight")
+    convs = [mx.sym.Convolution(data, weight, num_filter=3, kernel=(1, 1), no_bias=True, name=f"conv{i}")
+             for i in range(2)]
+    fork = mx.sym.FullyConnected(data, num_hidden=4, name="fc")
+    symbol = mx.sym.Group([mx.sym.BatchNorm(convs[0], name="bn0"), convs[1], mx.sym.BatchNorm(fork, name="bn1"), fork])
+    arrays = reference.ndarrays(reference.draw(symbol, (2, 3, 4, 4)))
+    folded, arguments, _ = graph.for_inference(symbol, *arrays, data=(2, 3, 4, 4))
+    assert folded.tojson() == graph.rewrite(symbol, [], data=(2, 3, 4, 4)).tojson()
+    assert arguments == arrays[0]
+
+
+@pytest.mark.parametrize("network, settings", [
+    ("r18", dict(net_se=1, emb_size=8)), ("y1", dict(emb_size=8, net_output="E")),
+    ("r18", dict(net_unit=2, net_act="relu", emb_size=8)), ("m05", dict(emb_size=8, net_output="E")),
+    ("mnas025", dict(emb_size=8, net_output="E")), ("d121", dict(emb_size=8))], ids=str)
+def test_mirrored_network_trains_the_same_in_less_memory(network, settings):
+    shape = (8, 3, 48, 48)
+    symbol = reference.without_dropout(get_symbol(network, **settings))
+    params, data = reference.draw(symbol, shape), reference.images(shape)
+    runs = {}
+    for name, network in dict(plain=symbol, mirrored=graph.mirrored(symbol)).items():
+        bound = reference.Bound(graph.for_device(network, mx.cpu(), data=shape), params, data, np.float32)
+        memory = int(re.search(r"Total (\d+) MB", bound.executor.debug_str())[1])
+        runs[name] = bound.infer(), *bound.train(), memory
+    embedding, output, arrays, memory = runs["plain"]
+    found_embedding, found_output, found, found_memory = runs["mirrored"]
+    _close(found_embedding, embedding, "inference", 1e-5)
+    _close(found_output, output, "training", 1e-5)
+    names = [name for name in arrays if name != "data"]
+    before, after = (np.concatenate([part[name].ravel() for name in names]) for part in (arrays, found))
+    assert np.linalg.norm(after - before) < 1e-3 * np.linalg.norm(before)  # a kink met in the other piece counts much
+    for name in symbol.list_auxiliary_states():
+        np.testing.assert_allclose(found[name], arrays[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert found_memory < 0.75 * memory
+
+
+def test_mirroring_marks_what_replaces_a_marked_node():
+    nodes = json.loads(graph.for_device(graph.mirrored(get_symbol("y1")), mx.cpu(), data=(1, 3, 112, 112)).tojson())
+    marked = {node["name"] for node in nodes["nodes"] if "__force_mirroring__" in node.get("attrs", {})}
+    assert {"conv_1_relu_positive", "conv_1_conv2d", "fc1_4d"} < marked
+    assert not {node["name"] for node in nodes["nodes"] if node["name"].startswith("_plus")} & marked
+    assert not {"pre_fc1", "conv_1_conv2d_weight", "data"} & marked
 
 
 @pytest.mark.parametrize("settings", [{}, dict(eps=2e-5, momentum=0.7), dict(fix_gamma=False, eps=1e-2),

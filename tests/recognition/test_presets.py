@@ -25,6 +25,11 @@ class TestLayers:
         settings = settings_of("--network", "y1", "--loss", "cosface")
         assert (settings.emb_size, settings.net_output, settings.loss_m3) == (128, "GDC", 0.35)
 
+    def test_large_densenets_bring_a_smaller_batch(self):
+        assert settings_of("--network", "d169").per_batch_size == 64
+        assert settings_of("--network", "d169", "--per-batch-size", "16").per_batch_size == 16
+        assert settings_of("--network", "d121").per_batch_size == 128
+
     def test_flags_over_config_over_presets(self, tmp_path):
         path = tmp_path / "run.json"
         path.write_text(json.dumps(dict(network="y1", lr=0.05, emb_size=64, loss_m2=0.3)))
@@ -34,6 +39,8 @@ class TestLayers:
     def test_every_builder_setting_is_a_flag(self):
         settings = settings_of("--network", "y1", "--net-blocks", "1,1,2,1", "--emb-size", "32", "--loss-s", "30")
         assert (settings.net_blocks, settings.emb_size, settings.loss_s) == ((1, 1, 2, 1), 32, 30.0)
+        settings = settings_of("--network", "d121", "--release", "2018", "--densenet-dropout", "0.2", "--memonger", "1")
+        assert (settings.release, settings.densenet_dropout, settings.memonger) == (2018, 0.2, True)
 
     def test_resolved_settings_build_the_same_again(self, tmp_path):
         settings = settings_of("--network", "y1", "--net-blocks", "1,1,2,1")

@@ -13,7 +13,9 @@ from symbols.blocks import IMAGE_SHAPE
 
 FILES = ["r100", "r100fc", "r18", "r18-input0", "r18-outF", "r18-outFC", "r18-outG", "r18-outGAP", "r18-outGDC",
          "r18-outGNAP_emb1024", "r18-outGNAP_emb256", "r18-outH", "r18-outI", "r18-outJ", "r18-relu", "r18-se",
-         "r18-unit1", "r18-unit1_se", "r18-unit2", "r50", "r50v1", "r50v1-gain2", "y1", "y1-GNAP", "y1-gain2"]
+         "r18-unit1", "r18-unit1_se", "r18-unit2", "r50", "r50v1", "r50v1-gain2", "y1", "y1-GNAP", "y1-gain2", "d121",
+         "d121-gain2", "d121-relu", "d169", "d169-gain2", "m1", "m1-E", "m1-E-gain2", "m1-gain2", "mnas", "mnas-gain2",
+         "mnas-relu", "mnas025", "mnas025-gain2", "vargfacenet", "vargfacenet-gain2"]
 
 
 @functools.lru_cache(maxsize=None)  # networks share most of their parameters
@@ -60,6 +62,10 @@ def _embed(symbol, parameters, images):
         for name, array in arrays.items():
             array[:] = images if name == "data" else parameters[name]
     return executor.forward(is_train=False)[0].asnumpy()
+
+
+def test_every_golden_file_is_compared(golden):
+    assert {path.stem for path in (golden / "numeric").iterdir()} == set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
