@@ -100,14 +100,31 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def _plain(op, attributes, inputs):
-    if op == "elemwise_add":
-        return inputs[0] + inputs[1]
-    if op == "_minus_scalar":
-        return inputs[0] - attributes["scalar"]
-    if op == "_mul_scalar":
-        return inputs[0] * attributes["scalar"]
-    if op == "Flatten":
-        return inputs[0].flatten(1)
-    if op in ("identity", "_copy"):
-        return inputs[0]
-    raise UserError(f"the PyTorch peer does not know the operator {op}")
+    if op not in _PLAIN:
+        raise UserError(f"the PyTorch peer does not know the operator {op}")
+    return _PLAIN[op](attributes, *inputs)
+
+
+def _pooling(attributes, data):
+    if attributes.get("global_pool"):
+        return functional.adaptive_avg_pool2d(data, 1)
+    pool = dict(max=functional.max_pool2d, avg=functional.avg_pool2d)[attributes["pool_type"]]
+    return pool(data, attributes["kernel"], attributes.get("stride", 1), attributes.get("pad", 0))
+
+
+_PLAIN = {  # operators without parameters: (attributes, inputs) -> output
+    "elemwise_add": lambda _, left, right: left + right,
+    "add_n": lambda _, *maps: sum(maps[1:], maps[0]),
+    "broadcast_mul": lambda _, left, right: left * right,
+    "_minus_scalar": lambda attributes, data: data - attributes["scalar"],
+    "_mul_scalar": lambda attributes, data: data * attributes["scalar"],
+    "Activation": lambda attributes, data: getattr(torch, attributes["act_type"])(data),
+    "Pooling": _pooling,
+    "Concat": lambda _, *maps: torch.cat(maps, 1),
+    "Flatten": lambda _, data: data.flatten(1),
+    "slice_axis": lambda attributes, data: data[:, attributes["begin"]:attributes["end"]],
+    "slice": lambda attributes, data: data[tuple(map(slice, attributes["begin"], attributes["end"]))],
+    "Pad": lambda attributes, data: functional.pad(data, attributes["pad_width"][6:] + attributes["pad_width"][4:6]),
+    "identity": lambda _, data: data,
+    "_copy": lambda _, data: data,
+}

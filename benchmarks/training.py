@@ -28,7 +28,7 @@ from common.errors import UserError, unknown_name
 from eval.flags import positive
 
 PEERS = ("ours", "straightforward", "defaults", "torch", "torch-channels-last")
-NETWORKS = {"y1": 32, "r18": 8}  # network: images in a batch
+BATCH_SIZES = {"y1": 32, "r18": 8, "m1": 16, "mnas": 16, "vargfacenet": 16}  # others: 4
 CLASSES, WARM_UP = 241, 3
 _ENVIRONMENT = dict(os.environ)  # as it was found: setting MXNet up changes it, and PyTorch shall not inherit that
 
@@ -188,7 +188,9 @@ def parse_args():
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=positive, default=3, help="rounds, of which the best counts")
     parser.add_argument("--steps", type=positive, default=12, help="steps in a round")
-    parser.add_argument("--networks", default="y1,r18", help="networks with commas between")
+    parser.add_argument("--networks", default="y1,r18",
+                        help="networks with commas between, whose lines of the table are measured anew")
+    parser.add_argument("--skip-loop", action="store_true", help="leave what the loop costs as it was measured")
     parser.add_argument("--one", nargs=4, metavar=("PEER", "NETWORK", "BATCH", "STEPS"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -199,15 +201,17 @@ def main():
         peer, network, batch_size, steps = args.one
         print(json.dumps(measure(peer, network, int(batch_size), int(steps))))
         return
-    from benchmarks.measure import machine, write_table
+    from benchmarks.measure import machine, read_table, write_table
+    from symbols import NETWORKS
 
     peers = [peer for peer in PEERS if not peer.startswith("torch") or importlib.util.find_spec("torch")]
-    networks, rows = args.networks.split(","), []
+    networks = args.networks.split(",")
     for network in networks:
         if network not in NETWORKS:
             raise unknown_name("network", network, NETWORKS)
+    rows = [row for row in read_table("training_speed") if row["network"] not in networks]
     for network in networks:
-        batch_size = NETWORKS[network]
+        batch_size = BATCH_SIZES.get(network, 4)
         best = dict.fromkeys(peers, 0.0)
         for _ in range(args.rounds):
             for peer in peers:
@@ -217,6 +221,8 @@ def main():
                              ours_over_peer=round(best["ours"] / best[peer], 2), machine=machine()))
             print(f"{network} {peer}: {best[peer]:.1f} images/s; ours is {best['ours'] / best[peer]:.2f} times that")
     print(write_table("training_speed", rows))
+    if args.skip_loop:
+        return
     best = loop_overhead(args.rounds, 40)
     share = best["loop"] / best["bare"] - 1
     print(f"bare step {best['bare'] * 1e3:.1f} ms, loop with reader and callbacks {best['loop'] * 1e3:.1f} ms: "

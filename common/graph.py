@@ -143,6 +143,19 @@ def flat_fully_connected(builder, node, inputs, shape_of):
     return builder.add("FullyConnected", node["name"], [flat] + inputs[1:], **node["attrs"])
 
 
+def splittable_concat(builder, node, inputs, shape_of):
+    """Concat of maps whose channels do not fill oneDNN's blocks of 16, behind a copy.
+
+    Its backward pass fails where the gradient comes in such blocks ("could not construct a sub-memory"); the copy
+    gives it back in the plain layout, which can be cut anywhere.
+    """
+    channels = [shape_of(position)[1] for position in range(len(inputs)) if len(shape_of(position)) == 4]
+    if node["op"] != "Concat" or node.get("attrs", {}).get("dim", "1") != "1" or not any(c % 16 for c in channels):
+        return None
+    joined = builder.add("Concat", f"{node['name']}_joined", inputs, **node["attrs"])
+    return builder.add("slice_axis", node["name"], [joined], axis=0, begin=0, end=None)
+
+
 def uint8_input(builder, node, inputs, shape_of):
     """Let `data` arrive as uint8 (a quarter of the bytes to move); the graph's own first node turns it to float32."""
     if node["op"] != "null" or node["name"] != "data":
@@ -159,7 +172,7 @@ def for_device(symbol, device, **shapes):
     """
     rules = [uint8_input]
     if device.device_type == "cpu":
-        rules += [depthwise_prelu, depthwise_after_prelu, batchnorm_2d, flat_fully_connected]
+        rules += [depthwise_prelu, depthwise_after_prelu, batchnorm_2d, flat_fully_connected, splittable_concat]
     return rewrite(symbol, rules, **shapes)
 
 
@@ -195,7 +208,8 @@ def for_inference(symbol, arg_params, aux_params, **shapes):
         if names[1] not in arg_params or builder.uses[layer["inputs"][1][0]] > 1:
             return None
         statistics = [builder.nodes[entry[0]]["name"] for entry in inputs[1:]]
-        scale, shift = _affine(node["attrs"], *({**arg_params, **aux_params}[name].asnumpy() for name in statistics))
+        values = ({**arg_params, **aux_params}[name].asnumpy() for name in statistics)
+        scale, shift = _affine(node.get("attrs", {}), *values)
         weight = arg_params[names[1]].asnumpy()
         if names[2:]:
             shift = shift + scale * arg_params[names[2]].asnumpy()

@@ -9,8 +9,20 @@ import re
 
 from common.errors import UserError, unknown_name
 from common.graph import mirrored
-from symbols import (fdensenet, fdpn, finception_resnet_v2, fmnasnet, fmobilefacenet, fmobilenet, fmobilenetv2, fnasnet,
-                     fresnet, fxception, spherenet, vargfacenet)
+from symbols import (
+    fdensenet,
+    fdpn,
+    finception_resnet_v2,
+    fmnasnet,
+    fmobilefacenet,
+    fmobilenet,
+    fmobilenetv2,
+    fnasnet,
+    fresnet,
+    fxception,
+    spherenet,
+    vargfacenet,
+)
 from symbols.gluon_block import EmbeddingBlock
 
 NETWORKS = {  # name: family, the settings in which the network differs from its family's defaults
@@ -57,7 +69,7 @@ def network_settings(network, **settings):
         LMobileNetE (L: net_input 1, else 0; the letter: net_output; -IR: net_unit 3; _v<n>: net_unit n; SE-: net_se 1).
         Where the original changed a network after the papers' names were given, they mean the one of 2018.
     settings: what shall differ from the network's presets. Every network has `memonger`: True trains it in about half
-        the memory and a third more time, for most maps are then computed again in the backward pass (Chen et al., 2016).
+        the memory and a third more time, most maps being computed again in the backward pass (Chen et al., 2016).
     Raises UserError for an unknown network (the known ones are listed) and a setting that its family does not have.
     """
     family, presets = _find(network)

@@ -3,8 +3,7 @@ from functools import partial
 
 from common.errors import UserError
 from common.mxnet_setup import mx
-from symbols.blocks import (Layers, check_known, first_layer, fresh_names, improved_unit, normalize,
-                            shortcut)
+from symbols.blocks import Layers, check_known, first_layer, fresh_names, improved_unit, normalize, shortcut
 from symbols.outputs import get_embedding
 
 DEPTHS = {  # num_layers: units in the four stages

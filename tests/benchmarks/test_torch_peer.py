@@ -1,4 +1,6 @@
 """The PyTorch peer is the same network: same embeddings from the same parameters."""
+import json
+
 import numpy as np
 import pytest
 
@@ -8,12 +10,13 @@ from symbols import get_symbol
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; only the speed comparison needs it")
 
 
-@pytest.mark.parametrize("network", ["y1", "r18"])
+@pytest.mark.parametrize("network", [
+    "y1", "r18", "m1", "m2", "mnas025", "vargfacenet", "d121", "p68", "s10", "i1", "n1", "x1"])
 def test_same_embeddings(network):
     from benchmarks.torch_peer import SymbolModule
     from common.embedder import Embedder
 
-    symbol, random = get_symbol(network), np.random.RandomState(0)
+    symbol, random = get_symbol(network, emb_size=8), np.random.RandomState(0)
     module = SymbolModule(symbol).eval()
     shapes = symbol.infer_shape(data=(1, 3, 112, 112))
     args = {name: random.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32) if "weight" in name
@@ -21,7 +24,10 @@ def test_same_embeddings(network):
             for name, shape in zip(symbol.list_arguments(), shapes[0]) if name != "data"}
     auxs = {name: random.uniform(0.5, 1.5, shape).astype(np.float32)
             for name, shape in zip(symbol.list_auxiliary_states(), shapes[2])}
-    args["fc1_gamma"][:] = 1  # the symbol holds it at 1, PyTorch has no such switch
+    nodes = json.loads(symbol.tojson())["nodes"]
+    for node in nodes:  # the symbol holds these at 1, PyTorch has no such switch
+        if node["op"] == "BatchNorm" and node.get("attrs", {}).get("fix_gamma") != "False":
+            args[nodes[node["inputs"][1][0]]["name"]][:] = 1
     values = [{**args, **auxs}[name] for name in module.parameter_names()]
     with torch.no_grad():
         for tensor, value in zip(module.tensors(), values):

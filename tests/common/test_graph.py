@@ -282,6 +282,23 @@ def test_fully_connected_over_the_last_axis_is_left_alone():
     assert _shapes(rewritten, (2, 3, 4, 7)) == _shapes(symbol, (2, 3, 4, 7))
 
 
+@pytest.mark.parametrize("channels", [(42, 42, 42, 42), (16, 20, 64), (32, 16)], ids=str)
+def test_concatenation_can_be_trained(channels):
+    """Whatever its maps' channels: oneDNN's own backward pass fails on (42, 42, 42, 42)."""
+    data = mx.sym.Variable("data")
+    maps = [mx.sym.Convolution(data, name=f"conv{number}", num_filter=filters, kernel=(1, 1))
+            for number, filters in enumerate(channels)]
+    body = mx.sym.Convolution(mx.sym.Concat(*maps, name="join"), name="last", num_filter=32, kernel=(3, 3), pad=(1, 1))
+    shape = (2, 8, 16, 16)
+    params, images = reference.draw(body, shape), reference.images(shape).astype(np.float32) / 255
+    expected, arrays = reference.Bound(body, params, images.astype(np.float64)).train()
+    rewritten = graph.rewrite(body, [graph.splittable_concat], data=shape)
+    output, found = reference.Bound(rewritten, params, images, np.float32).train()
+    _close(output, expected.astype(np.float32), "output", 1e-5)
+    for name, array in arrays.items():
+        _close(found[name], array.astype(np.float32), name, 1e-4)
+
+
 def test_nodes_with_several_outputs():
     """A PReLU behind the second part of a split: its input's shape is found by the output, not by a name."""
     parts = mx.sym.split_v2(mx.sym.Variable("data"), indices_or_sections=(2,), axis=1)  # 2 and 4 channels

@@ -32,7 +32,7 @@ def test_networks_cost_what_the_original_s_do(golden):
             continue
         embedding = reference["embedding"]
         assert (cost["parameters"], cost["emb_size"]) == (embedding["num_arg_params"], embedding["outputs"][0][1][1])
-        assert cost["flops"] == reference["flops"] or reference["flops"] is None
+        assert cost["flops"] == reference.get("flops", cost["flops"])  # x1 the original cannot count
         numbers = 4 * (embedding["num_arg_params"] + embedding["num_aux_values"])
         assert numbers < cost["bytes"] < 1.05 * numbers  # the rest are names and headers
         if "config" in reference:
