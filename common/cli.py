@@ -1,5 +1,6 @@
 """What every command shares: a parser and a `run` whose errors are one line and exit code 2."""
 import argparse
+import os
 import sys
 
 from common.errors import UserError
@@ -33,6 +34,10 @@ def run(main):
     """Run `main` as a command and exit: 0, its own code, 2 with one line for a UserError, 130 for Ctrl-C."""
     try:
         code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141  # as a shell says it
     except UserError as error:
         print(_line(f"error: {error}"), file=sys.stderr)
         code = 2

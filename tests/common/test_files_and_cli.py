@@ -134,6 +134,16 @@ class TestRun:
         with pytest.raises(ZeroDivisionError):
             cli.run(lambda: 1 / 0)
 
+    def test_a_reader_that_leaves(self):
+        """As in `python symbols/summary.py | head -1`."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from common.cli import run; run(lambda: print('line\\n' * 1000000))"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+        assert process.stdout.readline() == b"line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
+        process.stderr.close()
+
 
 class TestArgumentParser:
     def _parser(self):
