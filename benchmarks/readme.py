@@ -1,4 +1,4 @@
-"""Put the tables of results/ into README.md: each between `<!-- results/NAME.csv -->` and `<!-- end -->`.
+"""Put the tables of results/ into the pages: each between `<!-- results/NAME.csv -->` and `<!-- end -->`.
 
     python benchmarks/readme.py
 """
@@ -30,13 +30,18 @@ def table(path):
 
 
 def fill(text, root=ROOT):
-    """README's text with every table as results/ has it now."""
+    """A page's text with every table as results/ has it now."""
     return _PLACE.sub(lambda found: found[1] + table(root / found[2]) + found[3], text)
 
 
+def pages():
+    """README.md and those of docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def main():
-    path = ROOT / "README.md"
-    write_text(path, fill(path.read_text(encoding="utf-8")))
+    for path in pages():
+        write_text(path, fill(path.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

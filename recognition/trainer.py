@@ -51,7 +51,8 @@ class Trainer:
         self.module.forward_backward(batch)
         self.module.update()
         self.steps += 1
-        self._outputs.append(self.module.get_outputs())
+        # Copies: the arrays themselves are written over by the steps that are under way when they are read.
+        self._outputs.append([output.copy() for output in self.module.get_outputs()])
         if len(self._outputs) > _STEPS_AHEAD:
             self._collect()
 

@@ -1,11 +1,22 @@
-"""README's tables are those of results/."""
+"""The pages' tables are those of results/, and the files that they point to are there."""
+import re
+
+import pytest
+
 from benchmarks import readme
 
 
-def test_tables_are_current():
-    text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
-    assert text.count("<!-- results/") == text.count("<!-- end -->") > 0
+@pytest.mark.parametrize("page", readme.pages(), ids=lambda page: page.name)
+def test_tables_are_current(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<!-- results/") == text.count("<!-- end -->")
     assert readme.fill(text) == text
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_there_are_tables():
+    assert "<!-- results/" in (readme.ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_changed_result_shows(tmp_path):

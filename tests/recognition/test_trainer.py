@@ -162,3 +162,19 @@ def test_loss_that_is_not_finite_ends_in_a_line(small):
     trainer = train(small, [mx.cpu()], lr=1e20)
     with pytest.raises(UserError, match="the loss became .*--lr"):
         trainer.take_metrics()
+
+
+def test_metrics_are_those_of_each_step(small):
+    """Read after every step, and once after all: later steps do not write over what earlier ones gave."""
+    images, label, symbol = small
+    means = {}
+    for every in (1, 4):
+        batches = Batches(images, label, 4)
+        mx.random.seed(1)
+        trainer, seen = Trainer(symbol, arcface(4, 16), [mx.cpu()], batches, mx.init.Xavier(), lr=0.01), []
+        for batch in batches:
+            trainer.step(batch)
+            if trainer.steps % every == 0:
+                seen.append(trainer.take_metrics()[0])
+        means[every] = np.mean(seen)
+    assert trainer.steps == 4 and means[4] == pytest.approx(means[1], rel=1e-6)
