@@ -202,7 +202,8 @@ def for_inference(symbol, arg_params, aux_params, **shapes):
 
     def fold(builder, node, inputs, shape_of):
         layer = builder.nodes[inputs[0][0]] if node["op"] == "BatchNorm" else {}
-        if layer.get("op") not in ("Convolution", "FullyConnected") or builder.uses[inputs[0][0]] > 1:
+        if layer.get("op") not in ("Convolution", "FullyConnected") or builder.uses[inputs[0][0]] > 1 or (
+                node.get("attrs", {}).get("axis", "1") != "1"):
             return None
         names = [builder.nodes[entry[0]]["name"] for entry in layer["inputs"]]
         if names[1] not in arg_params or builder.uses[layer["inputs"][1][0]] > 1:
