@@ -41,7 +41,8 @@ class Embedder:
         params = [{name: array.copy() for name, array in part.items() if name in inputs}
                   for part in (arg_params, aux_params)]
         symbol, *self._params = graph.for_inference(symbol, *params, data=data)
-        self._symbols = {str(device): graph.for_device(symbol, device, data=data) for device in self._devices}
+        self._symbols = {str(device): graph.for_device(symbol, device, training=False, data=data)
+                         for device in self._devices}
         self._executors = {}
 
     def __call__(self, images):

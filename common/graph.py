@@ -144,16 +144,38 @@ def flat_fully_connected(builder, node, inputs, shape_of):
 
 
 def splittable_concat(builder, node, inputs, shape_of):
-    """Concat of maps whose channels do not fill oneDNN's blocks of 16, behind a copy.
+    """Concat of maps whose channels do not fill oneDNN's blocks of 16, behind a copy: its backward pass fails on them.
 
-    Its backward pass fails where the gradient comes in such blocks ("could not construct a sub-memory"); the copy
-    gives it back in the plain layout, which can be cut anywhere.
+    ("could not construct a sub-memory".) The copy gives the gradient back in the plain layout, cut as one likes.
     """
     channels = [shape_of(position)[1] for position in range(len(inputs)) if len(shape_of(position)) == 4]
     if node["op"] != "Concat" or node.get("attrs", {}).get("dim", "1") != "1" or not any(c % 16 for c in channels):
         return None
-    joined = builder.add("Concat", f"{node['name']}_joined", inputs, **node["attrs"])
-    return builder.add("slice_axis", node["name"], [joined], axis=0, begin=0, end=None)
+    blocked = builder.add("Concat", f"{node['name']}_blocked", inputs, **node["attrs"])
+    return _plain(builder, node["name"], blocked)
+
+
+def convolution_of_odd_blocks(builder, node, inputs, shape_of):
+    """Convolution with channels that do not fill blocks of 16, between copies in the plain layout.
+
+    It keeps maps and their gradients in smaller blocks. Where those meet a neighbour's blocks of 16 in a batch norm's
+    backward pass, oneDNN falls back to a form many times as slow.
+    """
+    if node["op"] != "Convolution":
+        return None
+    channels, filters, groups = shape_of(0)[1], *(int(node["attrs"].get(key, 1)) for key in ("num_filter", "num_group"))
+    if channels < 8 or channels == groups or (channels // groups % 16 == 0 and filters // groups % 16 == 0):
+        return None
+    if channels % 16 == 0 and builder.nodes[inputs[0][0]]["op"] in ("Activation", "BatchNorm"):
+        inputs = [_plain(builder, f"{node['name']}_data", inputs[0]), *inputs[1:]]
+    name = node["name"] if filters % 16 else f"{node['name']}_blocked"
+    output = builder.add("Convolution", name, inputs, **node["attrs"])
+    return output if filters % 16 else _plain(builder, node["name"], output)
+
+
+def _plain(builder, name, entry):
+    """A copy in the plain layout, whose gradient is in it too."""
+    return builder.add("slice_axis", name, [entry], axis=0, begin=0, end=None)
 
 
 def uint8_input(builder, node, inputs, shape_of):
@@ -164,15 +186,17 @@ def uint8_input(builder, node, inputs, shape_of):
     return builder.add("Cast", "data_float32", [data], dtype="float32")
 
 
-def for_device(symbol, device, **shapes):
+def for_device(symbol, device, training=True, **shapes):
     """The same network as it is best run on `device`, taking uint8 images.
 
-    symbol: an embedding symbol with input `data`, (N, 3, H, W), RGB 0..255; device: mx.Context; shapes: input shapes.
+    symbol: an embedding symbol with input `data`, (N, 3, H, W), RGB 0..255; device: mx.Context; training: whether it
+    shall have a backward pass; shapes: input shapes.
     Output names, parameter names, shapes and results (to float32 rounding) are unchanged.
     """
     rules = [uint8_input]
     if device.device_type == "cpu":
-        rules += [depthwise_prelu, depthwise_after_prelu, batchnorm_2d, flat_fully_connected, splittable_concat]
+        rules += [depthwise_prelu, depthwise_after_prelu, batchnorm_2d, flat_fully_connected]
+        rules += [splittable_concat, convolution_of_odd_blocks] if training else []
     return rewrite(symbol, rules, **shapes)
 
 

@@ -282,6 +282,31 @@ def test_fully_connected_over_the_last_axis_is_left_alone():
     assert _shapes(rewritten, (2, 3, 4, 7)) == _shapes(symbol, (2, 3, 4, 7))
 
 
+@pytest.mark.parametrize("channels, groups, filters, copies", [
+    (24, 1, 48, ["after"]), (48, 1, 24, ["before"]), (32, 4, 64, ["before", "after"]), (40, 5, 80, ["after"]),
+    (32, 1, 48, []), (32, 32, 32, []), (24, 1, 24, []), (3, 1, 16, [])], ids=str)
+def test_convolution_of_odd_blocks(channels, groups, filters, copies):
+    """Between batch norms, the second of which has a gradient in blocks of 16: the same numbers, with copies."""
+    body = mx.sym.BatchNorm(mx.sym.Variable("data"), name="first", fix_gamma=False)
+    body = mx.sym.Activation(body, act_type="relu")
+    body = mx.sym.Convolution(body, name="conv", num_filter=filters, num_group=groups, kernel=(3, 3), pad=(1, 1))
+    body = mx.sym.Convolution(mx.sym.BatchNorm(body, name="second", fix_gamma=False), name="last", num_filter=16,
+                              kernel=(1, 1))
+    shape = (4, channels, 8, 8)
+    params, data = reference.draw(body, shape), np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+    rewritten = graph.rewrite(body, [graph.convolution_of_odd_blocks], data=shape)
+    nodes = json.loads(rewritten.tojson())["nodes"]
+    slices = {node["name"] for node in nodes if node["op"] == "slice_axis"} - {"last"}
+    assert slices == {dict(before="conv_data", after="conv")[place] for place in copies}
+    assert rewritten.list_inputs() == body.list_inputs()
+    expected, arrays = reference.Bound(body, params, data.astype(np.float64)).train()
+    output, found = reference.Bound(rewritten, params, data, np.float32).train()
+    _close(output, expected.astype(np.float32), "output", 1e-5)
+    largest = max(np.abs(array).max() for array in arrays.values())
+    for name, array in arrays.items():  # a bias before a batch norm has none
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5 * largest, err_msg=name)
+
+
 @pytest.mark.parametrize("channels", [(42, 42, 42, 42), (16, 20, 64), (32, 16)], ids=str)
 def test_concatenation_can_be_trained(channels):
     """Whatever its maps' channels: oneDNN's own backward pass fails on (42, 42, 42, 42)."""
