@@ -9,6 +9,7 @@ original's operators, on all cores, mended only where MXNet 1.9.1 would crash on
 """
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -108,8 +109,7 @@ def plot(rows):
         points = [(float(row["gflops"]), float(row["ms_batch32"])) for row in own]
         axes.plot(*zip(*sorted(points)), "osD^v<>ph*X8"[number % 12] + "-", color=_COLOURS[number % len(_COLOURS)],
                   linewidth=0.8, markersize=6, label=family)
-        for row, point in zip(own, points):
-            axes.annotate(row["network"], point, xytext=(5, -3), textcoords="offset points", fontsize=6.5)
+    _label(axes, rows)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.grid(color="0.9", which="both", linewidth=0.6)
@@ -119,6 +119,16 @@ def plot(rows):
     axes.legend(fontsize=8, frameon=False)
     axes.set_title(f"Cost of the networks, {rows[0]['machine']}", fontsize=9, loc="left")
     return figure
+
+
+def _label(axes, rows):
+    """Names beside the points, but for those that would cover another's; the papers' own networks come first."""
+    placed = []
+    for row in sorted(rows, key=lambda row: row["network"] not in ("r50", "r100", "m1")):
+        place = float(row["gflops"]), float(row["ms_batch32"])
+        if all(abs(math.log(place[0] / x)) > 0.15 or abs(math.log(place[1] / y)) > 0.06 for x, y in placed):
+            axes.annotate(row["network"], place, xytext=(6, -3), textcoords="offset points", fontsize=7)
+            placed.append(place)
 
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#44AA99", "#332288",
