@@ -3,8 +3,9 @@ import time
 
 from common import checkpoint
 from common.embedder import Embedder
+from common.errors import UserError
 from eval import verification
-from recognition.trainer import Callback
+from recognition.trainer import Callback, NotFinite
 
 
 class Progress(Callback):
@@ -91,8 +92,11 @@ class Verification(Callback):
             self._progress.resume_clock(time.time() - started)
 
     def _score(self, trainer, embed, pack):
-        found = verification.test(pack, embed, self._nfolds, batch_size=embed.batch_size * len(trainer.devices),
-                                  progress=False)
+        try:
+            found = verification.test(pack, embed, self._nfolds, batch_size=embed.batch_size * len(trainer.devices),
+                                      progress=False)
+        except UserError as error:  # the pack was found to be sound before the training began
+            raise NotFinite(f"verification after step {trainer.steps}: {error}") from error
         for line in verification.report_lines(f"[{pack.name}][{trainer.steps}]", found):
             self._log.line(line)
         self._log.record("verification", step=trainer.steps, target=pack.name, accuracy=found.result.accuracy,
@@ -107,12 +111,13 @@ class Checkpoint(Callback):
     is the best so far, always as number 1. The number counts the verifications, as the original's does. Without
     verification packs every model counts as the best.
     verification: the Verification callback, which must stand before this one in the list. save: callable
-    (prefix, epoch, trainer), see `save_symbol`.
+    (prefix, epoch, trainer), see `save_symbol`. Attribute: `path`, of the last model saved, or None.
     """
 
     def __init__(self, log, prefix, mode, verification, save):
         self._log, self._prefix, self._mode, self._verification, self._save = log, prefix, mode, verification, save
         self._checked = self._number = 0
+        self.path = None
 
     def step(self, trainer):
         if self._verification.checked == trainer.steps:
@@ -127,8 +132,9 @@ class Checkpoint(Callback):
         if self._mode == 2 or (self._mode in (1, 3) and self._verification.is_best):
             number = 1 if self._mode == 3 else self._number
             self._save(self._prefix, number, trainer)
-            self._log.line(f"saved {checkpoint.params_path(self._prefix, number)}")
-            self._log.record("checkpoint", step=trainer.steps, path=str(checkpoint.params_path(self._prefix, number)))
+            self.path = checkpoint.params_path(self._prefix, number)
+            self._log.line(f"saved {self.path}")
+            self._log.record("checkpoint", step=trainer.steps, path=str(self.path))
 
 
 def save_symbol(symbol):

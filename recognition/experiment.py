@@ -6,6 +6,8 @@ from pathlib import Path
 
 from common.checkpoint import load_pretrained
 from common.devices import get_devices
+from common.embedder import Embedder
+from common.errors import UserError
 from common.log import RunLog
 from common.mxnet_setup import mx
 from datasets import find_dataset
@@ -13,9 +15,10 @@ from datasets.image_iter import ImageIter, SyntheticIter
 from datasets.packs import load_pack
 from datasets.training_set import TrainingSet
 from eval.verification import check_pack
-from recognition import callbacks, presets
-from recognition.heads import LOSSES, classification_loss, get_logits
-from recognition.trainer import LABEL, Trainer, fit
+from recognition import callbacks, pair_losses, presets
+from recognition.heads import LOSSES, classification_loss, get_head
+from recognition.trainer import LABEL, NotFinite, Trainer, fit
+from recognition.triplet_iter import IdentityIter, TripletIter
 from symbols import get_symbol, network_settings
 from symbols.flops import flops
 
@@ -42,16 +45,34 @@ def train(settings):
     presets.save_settings(prefix.parent, settings)
     progress = callbacks.Progress(log, settings.frequent, total)
     verification = callbacks.Verification(log, packs, settings.verbose, progress)
+    if isinstance(batches, TripletIter):
+        batches.connect(lambda: Embedder.from_params(trainer.embedding, *trainer.params(), trainer.devices,
+                                                     image_shape=dataset.image_shape), log.line)
     stored = trainer.embedding
-    if not settings.ckpt_embedding:
+    if not settings.ckpt_embedding and settings.loss in LOSSES:
         label = mx.sym.Variable(LABEL)
-        stored = mx.sym.SoftmaxOutput(_logits(settings, dataset.num_classes, stored, label), label, name="softmax",
+        stored = mx.sym.SoftmaxOutput(_head(settings, dataset.num_classes, stored, label).logits, label, name="softmax",
                                       normalization="valid")
     saver = callbacks.Checkpoint(log, prefix, settings.ckpt, verification, callbacks.save_symbol(stored))
-    fit(trainer, batches, [progress, verification, saver], settings.max_steps, settings.epochs)
-    batches.close()
-    log.close()
+    try:
+        fit(trainer, batches, [progress, verification, saver], settings.max_steps, settings.epochs)
+    except NotFinite as error:
+        kept = f"the last good checkpoint is {saver.path}" if saver.path else "no checkpoint had been saved"
+        raise UserError(f"{error}; {kept}; {_advice(settings)}") from error
+    finally:
+        batches.close()
+        log.close()
     return prefix
+
+
+def _advice(settings):
+    """What to change where a training came to numbers that are not finite."""
+    tries = [f"a lower --lr than {settings.lr:g}", f"a longer --lr-warmup than {settings.lr_warmup}"]
+    if "margin_warmup" in settings and settings.loss != "nsoftmax":
+        tries.append(f"a longer --margin-warmup than {settings.margin_warmup}")
+    if not settings.pretrained:
+        tries.append("--pretrained with a model that --loss softmax has trained")
+    return "try " + ", or ".join(tries)
 
 
 def benchmark(settings, num_classes=None):
@@ -64,8 +85,8 @@ def benchmark(settings, num_classes=None):
 
 
 def test_io(settings):
-    """Samples per second of the reader alone, over one epoch or `max_steps` batches."""
-    batches = _batches(settings, TrainingSet(find_dataset(settings.dataset).folder))
+    """Samples per second of the reader alone, over one epoch or `max_steps` batches; triplets are not mined."""
+    batches = _batches(settings, TrainingSet(find_dataset(settings.dataset).folder), mined=False)
     steps = min(settings.max_steps or batches.num_batches, batches.num_batches)
     rate = _rate(lambda batch: None, batches, steps, warm_up=0)
     batches.close()
@@ -83,9 +104,16 @@ def _rate(step, batches, steps, warm_up=_WARM_UP):
     return steps * batches.batch_size / (time.time() - started)
 
 
-def _batches(settings, training_set):
-    batch_size = settings.per_batch_size * len(get_devices(settings.devices))
-    return ImageIter(training_set, batch_size, settings.seed, rand_mirror=settings.data_rand_mirror)
+def _batches(settings, training_set, mined=True):
+    devices = len(get_devices(settings.devices))
+    how = dict(batch_size=settings.per_batch_size * devices, seed=settings.seed, rand_mirror=settings.data_rand_mirror)
+    if "images_per_identity" not in settings:
+        return ImageIter(training_set, **how)
+    how.update(images_per_identity=settings.images_per_identity)
+    if "triplet_bag_size" not in settings or not mined:
+        return IdentityIter(training_set, **how)
+    return TripletIter(training_set, num_devices=devices, bag_size=settings.triplet_bag_size, alpha=settings.loss_alpha,
+                       max_ap=settings.triplet_max_ap, angular=settings.loss == "atriplet", **how)
 
 
 def _packs(settings, dataset):
@@ -109,19 +137,28 @@ def make_trainer(settings, batches, num_classes):
     embedding = get_symbol(settings.network, **{key: settings[key] for key in network_settings(settings.network)})
     arg_params, aux_params = {}, {}
     if settings.pretrained:
+        head = dict(fc7_weight=(num_classes * settings.get("loss_k", 1), settings.emb_size), fc7_bias=(num_classes,))
         arg_params, aux_params = load_pretrained(
             settings.pretrained, settings.pretrained_epoch, embedding, (1,) + batches.provide_data[0].shape[1:],
-            fc7_weight=(num_classes, settings.emb_size), fc7_bias=(num_classes,))
+            **(head if settings.loss in LOSSES else {}))
     return Trainer(
-        embedding, lambda network, label: classification_loss(_logits(settings, num_classes, network, label), label),
+        embedding, lambda network, label: _loss(settings, num_classes, network, label),
         get_devices(settings.devices), batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
         presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
-        {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore)
+        {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore, settings.lr_warmup)
 
 
-def _logits(settings, num_classes, embedding, label):
+def _loss(settings, num_classes, embedding, label):
+    """The outputs of the training graph."""
+    if settings.loss in LOSSES:
+        return classification_loss(_head(settings, num_classes, embedding, label), label)
+    own = {key: settings[key] for key in pair_losses.LOSSES[settings.loss]}
+    return pair_losses.get_loss(settings.loss, embedding, label, **own)
+
+
+def _head(settings, num_classes, embedding, label):
     own = {key: settings[key] for key in LOSSES[settings.loss]}
-    return get_logits(settings.loss, embedding, label, num_classes, settings.emb_size, **own)
+    return get_head(settings.loss, embedding, label, num_classes, settings.emb_size, **own)
 
 
 def _initializer(family):
@@ -131,8 +168,8 @@ def _initializer(family):
 
 
 def _total_steps(settings, steps_per_epoch):
-    """Steps of the whole run; 0 where there is no end."""
-    ends = [end for end in (settings.max_steps, settings.epochs * steps_per_epoch) if end]
+    """Steps of the whole run; 0 where there is no end, or epochs of unknown length (steps_per_epoch None)."""
+    ends = [end for end in (settings.max_steps, settings.epochs * (steps_per_epoch or 0)) if end]
     return min(ends) if ends else 0
 
 
@@ -140,13 +177,16 @@ def _description(settings, trainer, training_set, batches, total):
     shape = (1, 3) + training_set.image_shape
     sizes = trainer.embedding.infer_shape(data=shape)[0]
     count = sum(prod(size) for name, size in zip(trainer.embedding.list_arguments(), sizes) if name != "data")
-    end = f"{total} steps" if total else "no end set (--max-steps, --epochs): stop it with Ctrl-C"
+    warm_up = f" reached in {settings.lr_warmup} steps" if settings.lr_warmup else ""
+    steps = f"{batches.num_batches:,} steps" if batches.num_batches else "as many steps as triplets are found for,"
+    end = f"{settings.epochs} epochs" if settings.epochs else "no end set (--max-steps, --epochs): stop it with Ctrl-C"
+    end = f"{total} steps" if total else end
     return [
         "settings: " + " ".join(f"{key}={value}" for key, value in sorted(settings.items())),
         f"network {settings.network}: {count:,} parameters, {flops(trainer.embedding, shape) / 1e9:.2f} GFLOPs a face",
         f"data set {training_set.folder}: {training_set.num_classes:,} identities, {len(training_set):,} images of "
-        f"{shape[2]}x{shape[3]}; {batches.num_batches:,} steps of {batches.batch_size} "
+        f"{shape[2]}x{shape[3]}; {steps} of {batches.batch_size} "
         f"images an epoch on {', '.join(map(str, trainer.devices))}",
-        f"learning rate {settings.lr:g}, divided by ten after steps {settings.lr_steps or 'none'}; {end}",
+        f"learning rate {settings.lr:g}{warm_up}, divided by ten after steps {settings.lr_steps or 'none'}; {end}",
     ]
 

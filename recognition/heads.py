@@ -1,20 +1,53 @@
 """Heads: from embeddings and labels to class logits, as symbol ops. A head knows no network.
 
-Every head over normalised embeddings x̂ and class centres ŵ is the combined margin of the ArcFace paper (Deng et al.,
-2019, equation 4): z_y = s·(cos(m1·θ_y + m2) − m3) for the label y, z_j = s·cos θ_j for the others.
+x̂ and ŵ_j are the normalised embedding and class centres, θ_j the angle between them, y the label. A loss is a line in
+LOSSES (its settings, at its paper's values) and in _HEADS (how it is built).
 """
+import math
+from collections import namedtuple
 
 from common.errors import UserError, unknown_name
 from common.mxnet_setup import mx
+from recognition import margins
 
-# loss name -> its settings, with the values of the original. 'softmax' alone works on raw embeddings, with a bias.
-LOSSES = {
-    "softmax": dict(fc7_no_bias=False),
-    "nsoftmax": dict(loss_s=64.0, loss_m1=1.0, loss_m2=0.0, loss_m3=0.0),
-    "arcface": dict(loss_s=64.0, loss_m1=1.0, loss_m2=0.5, loss_m3=0.0),
-    "cosface": dict(loss_s=64.0, loss_m1=1.0, loss_m2=0.0, loss_m3=0.35),
-    "combined": dict(loss_s=64.0, loss_m1=1.0, loss_m2=0.3, loss_m3=0.2),
+_ANGULAR = dict(loss_s=64.0, loss_m1=1.0, loss_m2=0.0, loss_m3=0.0, loss_intra=0.0, loss_inter=0.0, loss_mhe=0.0,
+                margin_start=0, margin_warmup=0)
+_ANNEALED = dict(loss_m1=4, loss_lambda=1000.0, loss_lambda_min=5.0, loss_lambda_gamma=0.12, loss_lambda_power=1.0,
+                 loss_lambda_freeze=0)
+LOSSES = {  # loss: its settings
+    "softmax": dict(fc7_no_bias=False, loss_incay=0.0),
+    "nsoftmax": _ANGULAR,
+    "arcface": dict(_ANGULAR, loss_m2=0.5, loss_beyond="cosine"),
+    "cosface": dict(_ANGULAR, loss_m3=0.35),
+    "combined": dict(_ANGULAR, loss_m2=0.3, loss_m3=0.2),
+    "cm1": dict(_ANGULAR, loss_m2=0.3, loss_m3=0.2),
+    "cm2": dict(_ANGULAR, loss_m1=0.9, loss_m2=0.4, loss_m3=0.15),
+    "sphereface135": dict(_ANGULAR, loss_m1=1.35),
+    "subcenter": dict(_ANGULAR, loss_m2=0.5, loss_k=3),
+    "sphereface": dict(_ANNEALED, loss_s=0.0),
+    "lsoftmax": _ANNEALED,
+    "curricularface": dict(loss_s=64.0, loss_m2=0.5),
+    "magface": dict(loss_s=64.0, loss_m_low=0.45, loss_m_high=0.8, loss_norm_low=10.0, loss_norm_high=110.0,
+                    loss_norm_weight=35.0),
+    "adaface": dict(loss_s=64.0, loss_m=0.4, loss_h=0.333),
+    "centre": dict(fc7_no_bias=False, loss_centre=0.003, loss_alpha=0.5),
 }
+_BEYOND = {"line": margins.monotonic_arcface, "easy": margins.easy_arcface}
+_EXPECTED = {  # setting: (whether a value will do, what is expected)
+    "loss_s": (lambda scale: scale >= 0, "more than 0"),
+    "loss_k": (lambda centres: centres >= 1, "1 or more centres of a class"),
+    "loss_norm_low": (lambda length: length > 0, "more than 0"),
+    "loss_beyond": (("cosine", *_BEYOND).__contains__, "cosine, line or easy"),
+}
+
+Head = namedtuple("Head", "logits states penalty")
+Head.__doc__ = """What a head gives. logits: symbol (N, C). penalty: symbol (N,), added to the cross entropy, or None.
+
+states: symbols named <argument>_next, the value that this argument shall have in the next step (moving means, the
+number of the step); such arguments are no parameters: no gradient changes them.
+"""
+STATE, NEXT = "_state", "_next"  # how the names of these arguments, and of their next values, end
+
 
 def loss_settings(loss, **settings):
     """The settings of `loss`, with those given put over its own. Raises UserError for an unknown loss or setting."""
@@ -24,36 +57,33 @@ def loss_settings(loss, **settings):
         if name not in LOSSES[loss]:
             raise unknown_name(f"setting of loss {loss}", name, LOSSES[loss])
     resolved = dict(LOSSES[loss], **settings)
-    if resolved.get("loss_s", 1) <= 0:
-        raise UserError(f"loss_s {resolved['loss_s']}: the scale must be greater than 0")
+    for name, (holds, expected) in _EXPECTED.items():
+        if name in resolved and not holds(resolved[name]):
+            raise UserError(f"{name} {resolved[name]}: expected {expected}")
+    if resolved.get("loss_s") == 0 and loss in _HEADS and loss != "sphereface":
+        raise UserError(f"loss_s 0: {loss} needs a scale, more than 0")
+    if resolved.get("loss_beyond") in _BEYOND and (resolved["loss_m1"], resolved["loss_m3"]) != (1, 0):
+        raise UserError(f"loss_beyond {resolved['loss_beyond']}: for loss_m1 1 and loss_m3 0 alone")
     return resolved
 
 
 def get_logits(loss, embedding, label, num_classes, emb_size=None, **settings):
-    """Logits of a head.
+    """Logits of a head after margin and scale, symbol (N, num_classes). For the arguments see `get_head`."""
+    return get_head(loss, embedding, label, num_classes, emb_size, **settings).logits
+
+
+def get_head(loss, embedding, label, num_classes, emb_size=None, **settings):
+    """A head.
 
     embedding: symbol (N, D), not normalised; label: symbol (N,), class numbers in [0, num_classes), float32.
     emb_size: D; needed only where `embedding` is not a network on 112×112 images, whose D is worked out here.
-    settings: loss_s (scale), loss_m1, loss_m2 (radians), loss_m3; for 'softmax' fc7_no_bias.
-    Returns the logits after margin and scale, (N, num_classes); the class weight is `fc7_weight`, (num_classes, D).
-    Raises UserError for an unknown loss or setting.
+    settings: those of LOSSES[loss]; see the functions of this module for what they do.
+    Returns a Head; the class weight is `fc7_weight`, (num_classes, D).
+    Raises UserError for an unknown loss or setting, and a value that it cannot have.
     """
     settings = loss_settings(loss, **settings)
-    emb_size = emb_size or _emb_size(embedding)
-    weight = mx.sym.Variable("fc7_weight", shape=emb_size and (num_classes, emb_size), init=mx.init.Normal(0.01))
-    if loss == "softmax":
-        return mx.sym.FullyConnected(embedding, weight, num_hidden=num_classes, no_bias=settings["fc7_no_bias"],
-                                     name="fc7")
-    scale = settings["loss_s"]
-    centres = mx.sym.L2Normalization(weight, mode="instance", name="fc7_centres")
-    # The scale goes onto the embeddings, (N, D): one pass less over the (N, C) logits.
-    features = mx.sym.L2Normalization(embedding, mode="instance", name="fc1n") * scale
-    logits = mx.sym.FullyConnected(features, centres, num_hidden=num_classes, no_bias=True, name="fc7")
-    margins = settings["loss_m1"], settings["loss_m2"], settings["loss_m3"]
-    if margins == (1, 0, 0):
-        return logits
-    target = scale * target_cosine(mx.sym.pick(logits, label, axis=1) / scale, *margins)
-    return _set_at_label(logits, label, target, num_classes)
+    return _HEADS.get(loss, _combined)(_Inputs(embedding, label, num_classes, emb_size or _emb_size(embedding)),
+                                       **settings)
 
 
 def _emb_size(embedding):
@@ -63,47 +93,256 @@ def _emb_size(embedding):
     return embedding.infer_shape(data=(1, 3, 112, 112))[1][0][1]
 
 
-def target_cosine(cosine, m1, m2, m3):
-    """cos(m1·θ + m2) − m3 of θ = arccos(cosine).
+class _Inputs:
+    """What a head is built on: embedding (N, D), label (N,), C classes, each with K centres."""
 
-    cosine: symbol, any shape. Like the original since 2019 it is not made monotonic beyond m1·θ + m2 = π.
+    def __init__(self, embedding, label, num_classes, emb_size):
+        self.embedding = mx.sym.cast(embedding, "float32")  # of a network in float16, too
+        self.label, self.num_classes, self.emb_size = label, num_classes, emb_size
+        self._weights = {}  # a variable that is used twice must be one object
+
+    def weight(self, centres=1):
+        """fc7_weight, (C·K, D)."""
+        if centres not in self._weights:
+            shape = self.emb_size and (self.num_classes * centres, self.emb_size)
+            self._weights[centres] = mx.sym.Variable("fc7_weight", shape=shape, init=mx.init.Normal(0.01))
+        return self._weights[centres]
+
+    def norm(self):
+        """‖x‖, (N,)."""
+        return _norm(self.embedding)
+
+    def softmax(self, no_bias):
+        """w_j·x + b_j, (N, C)."""
+        return mx.sym.FullyConnected(self.embedding, self.weight(), num_hidden=self.num_classes, no_bias=no_bias,
+                                     name="fc7")
+
+    def cosines(self, scale, features=None, centres=1):
+        """(scale·cos θ_j, (N, C); ŵ). The scale goes onto the embeddings: one pass less over the (N, C) logits."""
+        unit = mx.sym.L2Normalization(self.weight(centres), mode="instance", name="fc7_centres")
+        if features is None:
+            features = mx.sym.L2Normalization(self.embedding, mode="instance", name="fc1n") * scale
+        logits = mx.sym.FullyConnected(features, unit, num_hidden=self.num_classes * centres, no_bias=True, name="fc7")
+        if centres > 1:
+            logits = mx.sym.max(mx.sym.reshape(logits, (-1, self.num_classes, centres)), axis=2)
+        return logits, unit
+
+    def scaled_cosines(self, scale, centres=1):
+        """(scale·cos θ_j; the scale; ŵ), where a scale of 0 stands for ‖x‖, (N,)."""
+        if scale:
+            logits, unit = self.cosines(scale, centres=centres)
+            return logits, scale, unit
+        logits, unit = self.cosines(1, self.embedding, centres)
+        return logits, self.norm(), unit
+
+    def at_label(self, logits):
+        """The label's logit, (N,)."""
+        return mx.sym.pick(logits, self.label, axis=1)
+
+    def spread(self, scalar):
+        """A symbol of shape (1,) as (N,)."""
+        return mx.sym.broadcast_like(scalar, self.label)
+
+    def with_target(self, logits, target):
+        """Put `target` (N,) in the place of the label's logit of each row.
+
+        One copy of the logits, of which one number a row is touched: MXNet 1.9.1 has no differentiable assignment in
+        place. (A one-hot mask and its products, as in the original, are three more arrays of (N, C).)
+        """
+        row = mx.sym.cast(mx.sym.contrib.arange_like(self.label, axis=0), "int64")
+        place = row * self.num_classes + mx.sym.cast(self.label, "int64")  # in integers: float32 counts to 2²⁴ only
+        flat = mx.sym.reshape(logits, (-1, 1))
+        changed = mx.sym.contrib.index_copy(flat, place, mx.sym.reshape(target, (-1, 1)))
+        return mx.sym.reshape(changed, (-1, self.num_classes), name="fc7_margin")
+
+
+def _norm(vectors):
+    """The length of each row, with a finite derivative (0) where it is 0."""
+    return mx.sym.sqrt(mx.sym.sum(mx.sym.square(vectors), axis=1) + 1e-20)
+
+
+def _state(name, start, shape=(1,)):
+    return mx.sym.Variable(f"fc7_{name}{STATE}", shape=shape, init=mx.init.Constant(start))
+
+
+def _next(state, value):
+    """The symbol that says what `state` shall be in the next step."""
+    return mx.sym.BlockGrad(value, name=state.name + NEXT)
+
+
+def _moved(state, value, share):
+    """The moving mean of `state` and `value`, a symbol of shape (1,), and its symbol for the next step."""
+    value = mx.sym.BlockGrad(state * (1 - share) + value * share)
+    return value, _next(state, value)
+
+
+def _softmax(inputs, fc7_no_bias, loss_incay):
+    """Softmax. loss_incay: weight of 1/‖x‖² of images that are classified right (Yuan et al., 2017, feature incay)."""
+    logits = inputs.softmax(fc7_no_bias)
+    if not loss_incay:
+        return Head(logits, [], None)
+    correct = mx.sym.BlockGrad(inputs.at_label(logits) >= mx.sym.max(logits, axis=1))
+    return Head(logits, [], loss_incay * correct / mx.sym.maximum(mx.sym.square(inputs.norm()), 1e-10))
+
+
+def _centre(inputs, fc7_no_bias, loss_centre, loss_alpha):
+    """Softmax with the centre loss (Wen et al., 2016): λ/2·‖x − c_y‖², c_j moved by α·Σ(x − c_j)/(1 + n_j)."""
+    centres = _state("centre", 0, (inputs.num_classes, inputs.emb_size))
+    away = inputs.embedding - mx.sym.BlockGrad(mx.sym.take(centres, inputs.label))
+    same = mx.sym.broadcast_equal(mx.sym.expand_dims(inputs.label, 1), mx.sym.expand_dims(inputs.label, 0))  # (N, N)
+    move = mx.sym.broadcast_div(mx.sym.dot(same, away), 1 + mx.sym.sum(same, axis=1, keepdims=True)) * loss_alpha
+    # Images of a class all have its move, of which one is taken.
+    moves = mx.sym.scatter_nd(move, mx.sym.expand_dims(inputs.label, 0), shape=(inputs.num_classes, inputs.emb_size))
+    penalty = mx.sym.sum(mx.sym.square(away), axis=1) * (loss_centre / 2)
+    return Head(inputs.softmax(fc7_no_bias), [_next(centres, centres + moves)], penalty)
+
+
+def _combined(inputs, loss_s, loss_m1, loss_m2, loss_m3, loss_intra, loss_inter, loss_mhe, margin_start,
+              margin_warmup, loss_k=1, loss_beyond="cosine"):
+    """s·(cos(m1·θ_y + m2) − m3) for the label, s·cos θ_j for the others (Deng et al., 2019, equation 4).
+
+    loss_s: 0 for ‖x‖. loss_k: centres of a class, of which the nearest counts (Deng et al., 2020, sub-centre ArcFace).
+    loss_beyond: of ArcFace, where θ_y + m2 is beyond π: 'cosine' goes on (the original since 2019), 'line' falls on
+    (the original in 2018); 'easy' has no margin where θ_y is beyond π/2.
+    margin_start, margin_warmup: steps without a margin, and then steps in which it grows in proportion.
+    loss_intra, loss_inter, loss_mhe: weights of the losses of `_penalties`.
     """
-    if (m1, m2) == (1, 0):
-        return cosine - m3
-    return mx.sym.cos(angle(cosine) * m1 + m2) - m3
+    logits, length, centres = inputs.scaled_cosines(loss_s, loss_k)
+    cosine, states, margin = inputs.at_label(logits) / length, [], (loss_m1, loss_m2, loss_m3)
+    penalty = _penalties(inputs, cosine, centres, loss_k, loss_intra, loss_inter, loss_mhe)
+    if margin == (1, 0, 0):
+        return Head(logits, states, penalty)
+    if margin_start or margin_warmup:
+        step, states = _step()
+        share = inputs.spread(mx.sym.clip((step - margin_start + 1) / (margin_warmup + 1), 0, 1))
+        margin = 1 + share * (loss_m1 - 1), share * loss_m2, share * loss_m3
+    if loss_beyond in _BEYOND:
+        target = _BEYOND[loss_beyond](cosine, margin[1])
+    else:
+        target = margins.combined(cosine, *margin)
+    return Head(inputs.with_target(logits, length * target), states, penalty)
 
 
-def angle(cosine):
-    """θ = arccos(cosine) in radians, by the half-angle formula, with a finite derivative everywhere.
+def _step():
+    """The number of this step, from 0, as a symbol of shape (1,), and the states of a Head that counts it."""
+    step = _state("step", 0)
+    return mx.sym.BlockGrad(step), [_next(step, step + 1)]
 
-    The derivative of arccos itself is infinite at ±1, which a float32 cosine reaches (and oversteps) by rounding;
-    there the direction of steepest change is undefined, and the derivative here is 0.
+
+def _penalties(inputs, cosine, centres, loss_k, intra, inter, mhe):
+    """The weighted sum, (N,), of losses on angles; None where every weight is 0.
+
+    intra: θ_y/π (Deng et al., 2019, equation 5); inter: −mean over j ≠ y of the angle between w_y and w_j, by π
+    (equation 6); mhe: mean over j ≠ y of 1/‖ŵ_y − ŵ_j‖² (Liu et al., 2018, hyperspherical energy, of the batch's
+    classes).
     """
-    opposite, adjacent = 1 - cosine, 1 + cosine
-    tiny = 1e-14
-    return 2 * mx.sym.arctan(mx.sym.sqrt(mx.sym.maximum(opposite, tiny) / mx.sym.maximum(adjacent, tiny)))
+    if (inter or mhe) and loss_k > 1:
+        raise UserError(f"loss_k {loss_k}: loss_inter and loss_mhe are of classes with one centre each")
+    parts = [margins.angle(cosine) * (intra / math.pi)] if intra else []
+    if inter or mhe:
+        others = inputs.num_classes - 1
+        between = mx.sym.FullyConnected(mx.sym.take(centres, inputs.label), centres, no_bias=True,
+                                        num_hidden=inputs.num_classes)
+        between = inputs.with_target(between, inputs.spread(mx.sym.ones((1,))))  # itself, without a gradient
+        if inter:
+            parts.append(mx.sym.sum(margins.angle(between), axis=1) * (-inter / (math.pi * others)))
+        if mhe:
+            energy = mx.sym.sum(1 / (2 - 2 * inputs.with_target(between, inputs.spread(-mx.sym.ones((1,))))), axis=1)
+            parts.append((energy - 0.25) * (mhe / others))  # itself counted as its own opposite
+    return sum(parts[1:], parts[0]) if parts else None
 
 
-def _set_at_label(logits, label, target, num_classes):
-    """Put `target` (N,) in the place of the label's logit of each row.
+def _annealed(inputs, m, cosine, loss_lambda, loss_lambda_min, loss_lambda_gamma, loss_lambda_power,
+              loss_lambda_freeze):
+    """(λ·cos θ + ψ(θ)) / (1 + λ), and the states that make λ fall to its least value (Liu et al., 2017, section 4)."""
+    step, states = _step()
+    gone = mx.sym.maximum(step - loss_lambda_freeze, 0)
+    weight = inputs.spread(mx.sym.maximum(loss_lambda * (1 + loss_lambda_gamma * gone) ** -loss_lambda_power,
+                                          loss_lambda_min))
+    return (weight * cosine + margins.sphere(cosine, m)) / (1 + weight), states
 
-    One copy of the logits, of which one number a row is touched: MXNet 1.9.1 has no differentiable assignment in
-    place. (A one-hot mask and its products, as in the original, are three more arrays of (N, C).)
+
+def _sphereface(inputs, loss_s, loss_m1, **annealing):
+    """A-Softmax (Liu et al., 2017): ‖x‖·ψ(θ_y), ‖x‖·cos θ_j. loss_s: 0 for ‖x‖, else the scale of normalised x."""
+    logits, length, _ = inputs.scaled_cosines(loss_s)
+    target, states = _annealed(inputs, loss_m1, inputs.at_label(logits) / length, **annealing)
+    return Head(inputs.with_target(logits, length * target), states, None)
+
+
+def _lsoftmax(inputs, loss_m1, **annealing):
+    """L-Softmax (Liu et al., 2016): ‖w_y‖·‖x‖·ψ(θ_y), w_j·x: the class weight keeps its length."""
+    logits, own = inputs.softmax(True), mx.sym.take(inputs.weight(), inputs.label)
+    length = inputs.norm() * _norm(own)
+    target, states = _annealed(inputs, loss_m1, inputs.at_label(logits) / length, **annealing)
+    return Head(inputs.with_target(logits, length * target), states, None)
+
+
+def _curricularface(inputs, loss_s, loss_m2):
+    """CurricularFace (Huang et al., 2020): negatives harder than the target count (t + cos θ_j)·cos θ_j.
+
+    t is the moving mean of cos θ_y, with a share of 0.01 for the new batch.
     """
-    row = mx.sym.cast(mx.sym.contrib.arange_like(label, axis=0), "int64")
-    place = row * num_classes + mx.sym.cast(label, "int64")  # in integers: float32 counts to 2²⁴ only
-    flat = mx.sym.reshape(logits, (-1, 1))
-    changed = mx.sym.contrib.index_copy(flat, place, mx.sym.reshape(target, (-1, 1)))
-    return mx.sym.reshape(changed, (-1, num_classes), name="fc7_margin")
+    logits, _ = inputs.cosines(1)
+    cosine = inputs.at_label(logits)
+    now, state = _moved(_state("target_mean", 0), _batch_mean(cosine), 0.01)
+    hard = mx.sym.broadcast_greater(logits, mx.sym.expand_dims(mx.sym.cos(margins.angle(cosine) + loss_m2), 1))
+    logits = mx.sym.where(hard, logits * mx.sym.broadcast_add(logits, mx.sym.reshape(now, (1, 1))), logits)
+    return Head(loss_s * inputs.with_target(logits, margins.monotonic_arcface(cosine, loss_m2)), [state], None)
 
 
-def classification_loss(logits, label):
+def _batch_mean(values):
+    return mx.sym.mean(values, axis=0, keepdims=True)
+
+
+def _magface(inputs, loss_s, loss_m_low, loss_m_high, loss_norm_low, loss_norm_high, loss_norm_weight):
+    """MagFace (Meng et al., 2021): ArcFace with a margin that grows with a = ‖x‖, and λ_g·(a/u² + 1/a) beside it.
+
+    a is cut to loss_norm_low .. loss_norm_high (l, u), for which the margin goes from loss_m_low to loss_m_high.
+    """
+    logits, _ = inputs.cosines(loss_s)
+    cosine = inputs.at_label(logits) / loss_s
+    length = mx.sym.clip(inputs.norm(), loss_norm_low, loss_norm_high)
+    slope = (loss_m_high - loss_m_low) / (loss_norm_high - loss_norm_low)
+    margin = loss_m_low + slope * (length - loss_norm_low)
+    target = loss_s * margins.monotonic_arcface(cosine, margin)
+    penalty = loss_norm_weight * (length / loss_norm_high ** 2 + 1 / length)
+    return Head(inputs.with_target(logits, target), [], penalty)
+
+
+def _adaface(inputs, loss_s, loss_m, loss_h):
+    """AdaFace (Kim et al., 2022): cos(θ_y − m·q) − (m + m·q), q the image's quality, from how long its embedding is.
+
+    q = (‖x‖ − mean)/deviation·h, cut to −1 .. 1, with moving means of the batch's mean and deviation (share 0.01).
+    """
+    logits, _ = inputs.cosines(loss_s)
+    norms = mx.sym.BlockGrad(mx.sym.clip(inputs.norm(), 1e-3, 100))
+    mean = _batch_mean(norms)
+    deviation = mx.sym.sqrt(mx.sym.sum(mx.sym.square(mx.sym.broadcast_sub(norms, mean)), axis=0, keepdims=True)
+                            / mx.sym.maximum(mx.sym.sum(mx.sym.ones_like(norms), axis=0, keepdims=True) - 1, 1))
+    mean, mean_state = _moved(_state("norm_mean", 20), mean, 0.01)
+    deviation, deviation_state = _moved(_state("norm_deviation", 100), deviation, 0.01)
+    quality = mx.sym.clip((norms - inputs.spread(mean)) / (inputs.spread(deviation) + 1e-3) * loss_h, -1, 1)
+    theta = margins.angle(inputs.at_label(logits) / loss_s) - loss_m * quality
+    target = mx.sym.cos(mx.sym.clip(theta, 1e-3, math.pi - 1e-3)) - loss_m * (1 + quality)
+    return Head(inputs.with_target(logits, loss_s * target), [mean_state, deviation_state], None)
+
+
+_HEADS = {  # those that are no combined margin
+    "softmax": _softmax, "centre": _centre, "sphereface": _sphereface, "lsoftmax": _lsoftmax,
+    "curricularface": _curricularface, "magface": _magface, "adaface": _adaface,
+}
+
+
+def classification_loss(head, label):
     """Cross entropy and whether the label's logit is the highest, as the outputs of a training graph.
 
-    logits: symbol (N, C); label: symbol (N,). Returns a group: `loss_output` (N,), the cross entropy of each image,
-    whose gradient is that of the sum over the batch; `correct_output` (N,), 1 or 0, without gradient.
+    head: Head, or its logits, symbol (N, C); label: symbol (N,). Returns a group: `loss_output` (N,), the cross
+    entropy of each image and the head's penalty, whose gradient is that of the sum over the batch; `correct_output`
+    (N,), 1 or 0, without gradient; and the head's states.
     """
-    log_probability = mx.sym.log_softmax(logits, axis=1)
+    head = head if isinstance(head, Head) else Head(head, [], None)
+    log_probability = mx.sym.log_softmax(head.logits, axis=1)
     target = mx.sym.pick(log_probability, label, axis=1)
     correct = target >= mx.sym.max(log_probability, axis=1)
-    return mx.sym.Group([mx.sym.MakeLoss(-target, name="loss"), mx.sym.BlockGrad(correct, name="correct")])
+    loss = -target if head.penalty is None else head.penalty - target
+    return mx.sym.Group([mx.sym.MakeLoss(loss, name="loss"), mx.sym.BlockGrad(correct, name="correct"), *head.states])

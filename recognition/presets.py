@@ -25,6 +25,7 @@ SETTINGS = {  # key: (default, what it is)
     "frequent": (20, "steps between lines of progress"),
     "lr": (0.1, "learning rate at the start"),
     "lr_steps": ("100000,160000,220000", "steps after which the learning rate is divided by ten"),
+    "lr_warmup": (0, "steps in which the learning rate rises from 0 to --lr, in proportion"),
     "wd": (0.0005, "weight decay"),
     "mom": (0.9, "momentum of SGD"),
     "per_batch_size": (128, "images in a batch of each device"),
@@ -43,8 +44,17 @@ SETTINGS = {  # key: (default, what it is)
 }
 _NETWORK_TRAINING = {  # network: settings of the training that it brings
     name: dict(per_batch_size=64) for name in ("d169", "d201")}
+_PAIRS = dict(per_batch_size=60, lr=0.05, images_per_identity=5)
+_TRIPLETS = dict(_PAIRS, triplet_bag_size=7200, triplet_max_ap=0.0)
+_LOSS_TRAINING = {"triplet": _TRIPLETS, "atriplet": _TRIPLETS, "contrastive": _PAIRS}  # the same for losses
+_MEANINGS = {
+    "images_per_identity": "images of an identity in an epoch at most",
+    "triplet_bag_size": "images at most from which triplets are mined at once",
+    "triplet_max_ap": "distance beyond which genuine pairs are left out, as the loss measures it; 0: none",
+}
 _LEAST = dict(verbose=1, frequent=1, per_batch_size=1, max_steps=0, epochs=0, pretrained_epoch=0, seed=0, lr=0, wd=0,
-              mom=0)
+              mom=0, lr_warmup=0, margin_start=0, margin_warmup=0, images_per_identity=2, triplet_bag_size=3,
+              triplet_max_ap=0)
 _CHOICES = dict(ckpt=(0, 1, 2, 3), kvstore=("device", "local"))
 
 
@@ -53,10 +63,14 @@ def own_settings(network, loss):
 
     Raises UserError for an unknown name, listing the known ones.
     """
-    from recognition.heads import loss_settings
+    from recognition import heads, pair_losses
     from symbols import network_settings
 
-    return {**_NETWORK_TRAINING.get(network, {}), **loss_settings(loss), **network_settings(network)}
+    losses = {**heads.LOSSES, **pair_losses.LOSSES}
+    if loss not in losses:
+        raise unknown_name("loss", loss, losses)
+    return {**_NETWORK_TRAINING.get(network, {}), **_LOSS_TRAINING.get(loss, {}), **losses[loss],
+            **network_settings(network)}
 
 
 def resolve(own, config, typed):
@@ -72,13 +86,17 @@ def resolve(own, config, typed):
         _check_kind(key, value, settings[key])
     resolved = EasyDict({**settings, **config, **typed})
     for key, least in _LEAST.items():
-        if resolved[key] < least:
+        if resolved.get(key, least) < least:
             raise UserError(f"{key} {resolved[key]}: expected {least} or more")
     for key, known in _CHOICES.items():
         if resolved[key] not in known:
             raise unknown_name(key, resolved[key], map(str, known))
     if resolved.seed >= 2 ** 32:
         raise UserError(f"seed {resolved.seed}: expected less than {2 ** 32}")
+    if "images_per_identity" in resolved:
+        from recognition.pair_losses import check_batch_size
+
+        check_batch_size(resolved.loss, resolved.per_batch_size)
     return resolved
 
 
@@ -91,7 +109,7 @@ def _check_kind(key, value, default):
 def add_flags(parser, keys, own=None):
     """Add a flag for each of `keys`. A flag that is not typed leaves no trace in what the parser returns."""
     for key in keys:
-        default, meaning = SETTINGS.get(key, (None, "setting of the network or the loss"))
+        default, meaning = SETTINGS.get(key, (None, _MEANINGS.get(key, "setting of the network or the loss")))
         default = (own or {}).get(key, default)
         parser.add_argument(f"--{key.replace('_', '-')}", type=_type_of(default), default=argparse.SUPPRESS,
                             help=f"{meaning} (default: {default!r})".replace("%", "%%"))

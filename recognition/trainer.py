@@ -1,4 +1,5 @@
 """The training loop: a symbol, an iterator and a list of callbacks. It knows no network and no loss by name."""
+import sys
 from collections import deque
 
 import numpy as np
@@ -8,31 +9,44 @@ from common.errors import UserError
 from common.mxnet_setup import mx
 
 LABEL = "softmax_label"
+_NEXT = "_next_output"
 _STEPS_AHEAD = 2  # steps that may wait in MXNet's queue; more would only pile up batches
+
+
+class NotFinite(UserError):
+    """Training has come to numbers that are not finite."""
 
 
 class Trainer:
     """A network and its loss on their devices, trained data-parallel by SGD.
 
     embedding: embedding symbol with input `data`. loss: callable, (embedding symbol, label symbol) -> training symbol
-    with the outputs `loss_output` and `correct_output`, (N,) each. devices: list of mx.Context. batches: an iterator
+    with the outputs `loss_output` and `correct_output`, (N,) each; an output named <argument>_next is what that argument
+    shall be in the next step, and no gradient changes it (the devices' mean is what `params` gives). devices: list of mx.Context. batches: an iterator
     with provide_data, provide_label and batch_size (all devices together). initializer: mx.init.Initializer.
     arg_params, aux_params: dict name -> NDArray to begin with; what they lack is initialised.
-    lr, lr_steps, momentum, wd: SGD, its rate divided by ten after each of these steps. Weight decay acts on every
+    lr, lr_steps, momentum, wd: SGD, its rate divided by ten after each of these steps; lr_warmup: steps in which the
+    rate rises from 0 to lr, in proportion. Weight decay acts on every
     array, as the original's does. multipliers: dict array name -> (factor of the rate, factor of the decay).
     """
 
     def __init__(self, embedding, loss, devices, batches, initializer, arg_params=None, aux_params=None, lr=0.1,
-                 lr_steps=(), momentum=0.9, wd=0.0005, multipliers=None, kvstore="device"):
+                 lr_steps=(), momentum=0.9, wd=0.0005, multipliers=None, kvstore="device", lr_warmup=0):
         self.embedding, self.devices, self.batch_size = embedding, devices, batches.batch_size
         if self.batch_size % len(devices):
             raise UserError(f"a batch of {self.batch_size} images cannot be shared evenly by {len(devices)} devices")
         shape = (1,) + tuple(batches.provide_data[0].shape[1:])
         network = graph.for_device(embedding, devices[0], data=shape)
-        self.module = mx.mod.Module(loss(network, mx.sym.Variable(LABEL)), ["data"], [LABEL], context=devices)
+        symbol = loss(network, mx.sym.Variable(LABEL))
+        self._states = {name[:-len(_NEXT)]: number for number, name in enumerate(symbol.list_outputs())
+                        if name.endswith(_NEXT)}
+        self.module = mx.mod.Module(symbol, ["data"], [LABEL], context=devices, fixed_param_names=[*self._states])
         self.module.bind(batches.provide_data, batches.provide_label)
         self.module.init_params(initializer, arg_params, aux_params, allow_missing=True, allow_extra=True)
-        self._scheduler = mx.lr_scheduler.MultiFactorScheduler(list(lr_steps), 0.1, base_lr=lr) if lr_steps else None
+        self._scheduler = None
+        if lr_steps or lr_warmup:
+            self._scheduler = mx.lr_scheduler.MultiFactorScheduler(list(lr_steps) or [sys.maxsize], 0.1, base_lr=lr,
+                                                                   warmup_steps=lr_warmup)
         self._optimizer = mx.optimizer.SGD(learning_rate=lr, momentum=momentum, wd=wd, lr_scheduler=self._scheduler,
                                            rescale_grad=1 / self.batch_size)
         for position, set_factors in enumerate((self._optimizer.set_lr_mult, self._optimizer.set_wd_mult)):
@@ -47,33 +61,47 @@ class Trainer:
         return self._scheduler(self.steps + 1) if self._scheduler else self._optimizer.lr
 
     def step(self, batch):
-        """One step of SGD on a batch. Returns before it is computed."""
+        """One step of SGD on a batch. Returns before it is computed; raises NotFinite where the loss of an earlier
+        step is not finite."""
         self.module.forward_backward(batch)
         self.module.update()
         self.steps += 1
+        outputs = self.module.get_outputs(merge_multi_context=False)
         # Copies: the arrays themselves are written over by the steps that are under way when they are read.
-        self._outputs.append([output.copy() for output in self.module.get_outputs()])
+        self._outputs.append([[part.copy() for part in parts] for parts in outputs[:2]])
+        for name, number in self._states.items():
+            for executor, value in zip(self.module._exec_group.execs, outputs[number]):  # Module has no call for it
+                value.copyto(executor.arg_dict[name])
         if len(self._outputs) > _STEPS_AHEAD:
             self._collect()
 
     def _collect(self):
-        self._seen.append([float(output.asnumpy().mean()) for output in self._outputs.popleft()])
+        step = self.steps - len(self._outputs) + 1
+        found = [np.mean([part.asnumpy() for part in parts]) for parts in self._outputs.popleft()]
+        if not np.isfinite(found[0]):
+            raise NotFinite(f"the loss became {found[0]} at step {step}")
+        self._seen.append(found)
 
     def take_metrics(self):
-        """Mean loss and accuracy of the steps since the last call. Raises UserError where a loss is not finite."""
+        """Mean loss and accuracy of the steps since the last call. Raises NotFinite, as `step` does."""
         while self._outputs:
             self._collect()
         loss, accuracy = np.mean(self._seen, axis=0) if self._seen else (np.nan, np.nan)
-        if self._seen and not np.isfinite(loss):
-            raise UserError(f"the loss became {loss} within {len(self._seen)} steps before step {self.steps}; try a "
-                            "lower --lr, or begin with --loss softmax and go on from its model by --pretrained")
         self._seen = []
         return float(loss), float(accuracy)
 
     def params(self):
-        """(arg_params, aux_params) as dict name -> NDArray on the CPU, head included, as they are after this step."""
+        """(arg_params, aux_params) as dict name -> NDArray on the CPU, head included, as they are after this step.
+
+        Raises NotFinite where one is not, so that no such model is saved.
+        """
         mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's statistics be read before the step that changes them is done
-        return self.module.get_params()
+        found = self.module.get_params()
+        broken = sorted(name for part in found for name, array in part.items()
+                        if not np.isfinite(array.asnumpy()).all())
+        if broken:
+            raise NotFinite(f"{len(broken)} arrays are not finite after step {self.steps}, {broken[0]} among them")
+        return found
 
 
 class Callback:

@@ -99,6 +99,16 @@ class TestRun:
         assert set(changed) <= {"fc1_gamma"}  # the network holds it at 1, whatever decay makes of it in between
         assert Embedder(f"{trained[1]}/model,2")(images).shape == (2, 16)
 
+    def test_numbers_that_are_not_finite_stop_the_run(self, dataset, tmp_path):
+        """A momentum that multiplies every step until float32 is at its end; what was saved before stays good."""
+        said = fails(*SMALL, "--dataset", dataset, "--max-steps", 50, "--verbose", 1, "--models-root", tmp_path,
+                     "--ckpt", 2, "--mom", "1e15", "--lr", "0.001")
+        saved = sorted((tmp_path / f"y1-arcface-{dataset.name}").glob("*.params"))
+        assert f"the last good checkpoint is {saved[-1]}; try a lower --lr than 0.001, or a longer --lr-warmup" in said
+        assert len(saved) < 8
+        for path in saved:
+            assert all(np.isfinite(array.asnumpy()).all() for array in mx.nd.load(str(path)).values())
+
     def test_two_devices(self, dataset, tmp_path):
         done = run(*SMALL[:-1], "4", "--dataset", dataset, "--max-steps", 2, "--models-root", tmp_path,
                    "--devices", "cpu,cpu", "--ckpt", 0)

@@ -6,8 +6,8 @@ import pytest
 
 from common.errors import UserError
 from common.mxnet_setup import mx
-from recognition.heads import classification_loss, get_logits
-from recognition.trainer import Callback, Trainer, fit
+from recognition.heads import classification_loss, get_head, get_logits
+from recognition.trainer import Callback, NotFinite, Trainer, fit
 from symbols import get_symbol
 
 
@@ -158,10 +158,12 @@ class TestSchedule:
         assert (trainer.steps, trainer.epoch) == (4, 2)
 
 
-def test_loss_that_is_not_finite_ends_in_a_line(small):
-    trainer = train(small, [mx.cpu()], lr=1e20)
-    with pytest.raises(UserError, match="the loss became .*--lr"):
-        trainer.take_metrics()
+def test_numbers_that_are_not_finite_stop_the_training(small):
+    trainer = train(small, [mx.cpu()], steps=1, lr=1e38)
+    with pytest.raises(NotFinite, match="arrays are not finite after step 1, "):
+        trainer.params()
+    with pytest.raises(NotFinite, match="the loss became (nan|inf) at step 2"):
+        train(small, [mx.cpu()], steps=5, lr=1e38)
 
 
 def test_metrics_are_those_of_each_step(small):
@@ -178,3 +180,35 @@ def test_metrics_are_those_of_each_step(small):
                 seen.append(trainer.take_metrics()[0])
         means[every] = np.mean(seen)
     assert trainer.steps == 4 and means[4] == pytest.approx(means[1], rel=1e-6)
+
+
+
+
+def test_states_follow_the_steps(small):
+    """Arguments whose next value is an output: here the number of the step, by which SphereFace's annealing goes."""
+    def sphereface(embedding, label):
+        return classification_loss(get_head("sphereface", embedding, label, 4, 16), label)
+
+    images, label, symbol = small
+    for devices in ([mx.cpu()], [mx.cpu(0), mx.cpu(1)]):
+        batches = Batches(images, label, 8)
+        mx.random.seed(1)
+        trainer = Trainer(symbol, sphereface, devices, batches, mx.init.Xavier("gaussian", "out", 2), wd=0.1)
+        assert arrays(trainer)["fc7_step_state"] == [0]
+        fit(trainer, batches, [], max_steps=3)
+        assert arrays(trainer)["fc7_step_state"] == [3]
+        loss, accuracy = trainer.take_metrics()
+        assert np.isfinite(loss) and 0 <= accuracy <= 1
+
+
+def test_learning_rate_warm_up(small):
+    images, label, symbol = small
+    batches = Batches(images, label, 4)
+    trainer = Trainer(symbol, arcface(4, 16), [mx.cpu()], batches, mx.init.Xavier(), lr=0.4, lr_steps=[6], lr_warmup=4)
+    rates = []
+    for _ in range(2):
+        for batch in batches:
+            rates.append(trainer.lr)
+            trainer.step(batch)
+        batches.reset()
+    np.testing.assert_allclose(rates, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.04, 0.04])
