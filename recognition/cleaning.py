@@ -1,0 +1,213 @@
+"""A training set without its noise: images far from their identity's dominant sub-centre are dropped.
+
+Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces" (2020), section 3.3. A model
+trained with K centres for each class gathers clean faces around one of them, the dominant one, and leaves hard and
+wrongly labelled ones to the others. Without the images that are far from the dominant one, K = 1 can be trained.
+"""
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from common import checkpoint
+from common.devices import get_devices
+from common.embedder import Embedder, embedding_of
+from common.errors import DataError, UserError
+from common.files import replacing
+from common.mxnet_setup import cpu_count
+from datasets import find_dataset
+from datasets.images import decode_into
+from datasets.training_set import TrainingSet, write_training_set
+from eval.embeddings import ahead, normalise
+
+_BIN = 5  # degrees in a line of the histogram
+
+
+class Cleaning(NamedTuple):
+    """What is dropped of a training set of N images, which are listed in its order.
+
+    limit: the greatest angle that is kept; num_centres: K. numbers: record numbers, labels: class numbers, (N,) int64.
+    angles: (N,) float32, to the dominant sub-centre of the image's class, degrees. is_dominant: (N,) bool, whether that
+    one is the nearest of the class's own. is_dropped: (N,) bool.
+    """
+
+    limit: float
+    num_centres: int
+    numbers: np.ndarray
+    labels: np.ndarray
+    angles: np.ndarray
+    is_dominant: np.ndarray
+    is_dropped: np.ndarray
+
+
+def drop_noise(model, dataset, output, limit=75.0, devices=None, batch_size=64, progress=True):
+    """Write a training set without the images that are further than `limit` from their dominant sub-centre.
+
+    model: 'prefix,epoch' of a checkpoint with its head, trained on this data set; dataset: name or folder; output: a
+    new folder. limit: degrees, over 0 and below 180. devices: list of mx.Context, None for all GPUs, else the CPU;
+    batch_size: images that a device embeds at once; progress: show bars. Every image is read twice, and none kept.
+
+    The output has the kept images as they are, identity by identity, with identity records. An identity that loses all
+    its images is left out, and those behind it move up. Beside the set lie dropped.csv (record, identity, angle,
+    dominant), a line for each dropped image, by its numbers in the original set, and identities.csv (original, images,
+    kept, identity), a line for each identity, with its class in both sets; -1: left out.
+    Returns a Cleaning. Raises UserError or DataError, with nothing written, for an output that exists, a model without
+    a head or with one of other classes, a limit that is no such angle, and where no image is left.
+    """
+    if not 0 < limit < 180:
+        raise UserError(f"angle {limit:g}: expected more than 0 and less than 180 degrees")
+    devices = devices or get_devices()
+    with closing(TrainingSet(find_dataset(dataset).folder)) as training_set:
+        embed, centres = load_model(model, training_set, devices, batch_size)
+        with _new_folder(output) as folder:
+            labels, angles = own_angles(embed, centres, training_set, batch_size * len(devices), progress)
+            cleaning = judge(training_set.numbers, labels, angles, limit)
+            _write(folder, training_set, cleaning, progress)
+    return cleaning
+
+
+@contextmanager
+def _new_folder(output):
+    """Give the path of a folder to make, which is moved to `output` when the block ends well."""
+    output = Path(output).resolve()
+    try:
+        if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+            raise UserError(f"{output}: exists already; name a new folder for the cleaned set (a set is not cleaned in "
+                            "its own place)")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
+            yield Path(temporary, output.name)
+            os.replace(Path(temporary, output.name), output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
+def load_model(model, training_set, devices=None, batch_size=64):
+    """Read a model with its head.
+
+    Returns an Embedder, and the head's centres, (C, K, D) float32, L2-normalised: row c·K + k of `fc7_weight` is
+    centre k of class c. Raises UserError or DataError for a model without a head, or whose head is of other classes or
+    other embeddings.
+    """
+    symbol, arg_params, aux_params = checkpoint.load(model)
+    embedding = embedding_of(symbol, model)
+    if "fc7_weight" not in arg_params:
+        raise UserError(f"model {model}: has no head (fc7_weight); train with --ckpt-embedding 0 to save it")
+    embed = Embedder.from_params(embedding, arg_params, aux_params, devices, batch_size, training_set.image_shape)
+    weight, num_classes = arg_params["fc7_weight"].asnumpy().astype(np.float32), training_set.num_classes
+    if weight.ndim != 2 or weight.shape[1] != embed.emb_size:
+        raise DataError(f"model {model}: its head (fc7_weight) has shape {weight.shape}; expected rows of the "
+                        f"network's {embed.emb_size} dimensions")
+    if len(weight) % num_classes:
+        raise UserError(f"model {model}: its head (fc7_weight) has {len(weight)} centres, no multiple of the "
+                        f"{num_classes} classes of {training_set.folder}; was it trained on another data set?")
+    return embed, normalise(weight, f"model {model}, centres of its head").reshape(num_classes, -1, embed.emb_size)
+
+
+def own_angles(embed, centres, training_set, batch_size=64, progress=True):
+    """The angles of each image to the centres of its own class.
+
+    embed: see `common.embedder`; centres: (C, K, D), L2-normalised; batch_size: images in a call of embed.
+    Returns class labels (N,) int64 and angles (N, K) float32, degrees: of N images no more is kept.
+    Raises DataError for an image that cannot be used, and UserError for an embedding without a direction.
+    """
+    labels = np.empty(len(training_set), np.int64)
+    angles = np.empty((len(training_set), centres.shape[1]), np.float32)
+    with ThreadPoolExecutor(cpu_count()) as pool, tqdm(total=len(labels), unit="image", desc="embedding",
+                                                       disable=not progress) as bar:
+        def load(rows):
+            images = np.empty((len(rows), 3, *training_set.image_shape), np.uint8)
+            labels[rows] = list(pool.map(lambda row, planes: _read(training_set, row, planes), rows, images))
+            return rows, images
+
+        for rows, images in ahead(load, np.split(np.arange(len(labels)), range(batch_size, len(labels), batch_size))):
+            first, last = training_set.numbers[rows[[0, -1]]]
+            unit = normalise(embed(images), f"{training_set.path} records {first} to {last}")
+            cosines = np.einsum("nd,nkd->nk", unit, centres[labels[rows]])
+            angles[rows] = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+            bar.update(len(rows))
+    return labels, angles
+
+
+def _read(training_set, row, planes):
+    """Decode an image into planes, (3, H, W); returns its class label."""
+    encoded, label = training_set.read(row)
+    decode_into(planes, encoded, f"{training_set.path} record {training_set.numbers[row]}")
+    return label
+
+
+def dominant_centres(labels, angles):
+    """The number of the dominant sub-centre of each class, (C,) int64; 0 for a class without images.
+
+    labels: (N,) class numbers; angles: (N, K), to the class's own sub-centres. The dominant one is the nearest of most
+    of the class's images; of several that are it of equally many, the one with the smallest sum of angles to all images
+    of the class; of several with the same sum, the first. An image equally near to several counts for the first.
+    """
+    num_classes, num_centres = labels.max() + 1, angles.shape[1]
+    nearest = np.bincount(labels * num_centres + angles.argmin(axis=1), minlength=num_classes * num_centres)
+    nearest = nearest.reshape(num_classes, num_centres)
+    sums = np.stack([np.bincount(labels, column) for column in angles.T], axis=1)
+    return np.where(nearest == nearest.max(axis=1, keepdims=True), sums, np.inf).argmin(axis=1)
+
+
+def judge(numbers, labels, angles, limit):
+    """Decide which images are dropped. numbers, labels: (N,); angles: (N, K), degrees. Returns a Cleaning.
+
+    Raises UserError where none is left.
+    """
+    dominant = dominant_centres(labels, angles)[labels]
+    to_dominant = angles[np.arange(len(angles)), dominant]
+    is_dropped = to_dominant > limit
+    if is_dropped.all():
+        raise UserError(f"no image is left: all {len(labels)} are beyond {limit:g} degrees, the nearest at "
+                        f"{to_dominant.min():.1f}; was the model trained on this data set, and for long enough?")
+    return Cleaning(limit, angles.shape[1], numbers, labels, to_dominant, angles.argmin(axis=1) == dominant, is_dropped)
+
+
+def _write(folder, training_set, cleaning, progress):
+    """Write the cleaned set and its two lists."""
+    labels, is_dropped = cleaning.labels, cleaning.is_dropped
+    before, after = (np.bincount(part, minlength=training_set.num_classes) for part in (labels, labels[~is_dropped]))
+    left = np.flatnonzero(after)
+    kept = np.flatnonzero(~is_dropped)
+    kept = kept[np.argsort(labels[kept], kind="stable")]
+    with tqdm(total=len(kept), unit="image", desc="writing", disable=not progress) as bar:
+        def images(rows):
+            for row in rows:
+                yield training_set.read(row)[0]
+                bar.update()
+
+        write_training_set(folder, map(images, np.split(kept, np.cumsum(after[left])[:-1])), training_set.image_shape)
+    identities = np.full(len(after), -1)
+    identities[left] = np.arange(len(left))
+    _write_table(folder / "identities.csv", "original,images,kept,identity", "%d",
+                 np.arange(len(after)), before, after, identities)
+    _write_table(folder / "dropped.csv", "record,identity,angle,dominant", ("%d", "%d", "%.2f", "%d"),
+                 *(column[is_dropped] for column in (cleaning.numbers, labels, cleaning.angles, cleaning.is_dominant)))
+
+
+def _write_table(path, header, form, *columns):
+    with replacing(path) as temporary:
+        np.savetxt(str(temporary), np.column_stack(columns), form, ",", header=header, comments="")
+
+
+def summary(cleaning):
+    """What was dropped, as lines of text: images and identities before and after, and a histogram of all angles."""
+    labels, kept = cleaning.labels, cleaning.labels[~cleaning.is_dropped]
+    before, after = len(np.unique(labels)), len(np.unique(kept))
+    lines = [f"images: {len(labels):,} before, {len(kept):,} after, {np.mean(cleaning.is_dropped):.2%} dropped",
+             f"identities: {before:,} before, {after:,} after, {before - after:,} without an image left",
+             f"nearest to another sub-centre than the dominant one of {cleaning.num_centres}: "
+             f"{np.mean(~cleaning.is_dominant):.2%} of the images",
+             "angle to the dominant sub-centre, images:"]
+    bins = np.arange(0, 181, _BIN)
+    counts, _ = np.histogram(cleaning.angles, bins)
+    shown = np.flatnonzero(counts)
+    for start, count in zip(bins[shown[0]:shown[-1] + 1], counts[shown[0]:shown[-1] + 1]):
+        lines.append(f"{start:4d}-{start + _BIN:3d}° {count:9,d} {'#' * -(-40 * count // counts.max())}")
+    return lines
