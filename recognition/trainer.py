@@ -21,13 +21,13 @@ class Trainer:
     """A network and its loss on their devices, trained data-parallel by SGD.
 
     embedding: embedding symbol with input `data`. loss: callable, (embedding symbol, label symbol) -> training symbol
-    with the outputs `loss_output` and `correct_output`, (N,) each; an output named <argument>_next is what that argument
-    shall be in the next step, and no gradient changes it (the devices' mean is what `params` gives). devices: list of mx.Context. batches: an iterator
-    with provide_data, provide_label and batch_size (all devices together). initializer: mx.init.Initializer.
-    arg_params, aux_params: dict name -> NDArray to begin with; what they lack is initialised.
-    lr, lr_steps, momentum, wd: SGD, its rate divided by ten after each of these steps; lr_warmup: steps in which the
-    rate rises from 0 to lr, in proportion. Weight decay acts on every
-    array, as the original's does. multipliers: dict array name -> (factor of the rate, factor of the decay).
+    with the outputs `loss_output` and `correct_output`, (N,) each; an output <argument>_next_output is what that
+    argument shall be in the next step, and no gradient changes it (`params` gives the mean of the devices). devices:
+    list of mx.Context. batches: an iterator with provide_data, provide_label and batch_size (all devices together).
+    initializer: mx.init.Initializer. arg_params, aux_params: dict name -> NDArray to begin with; what they lack is
+    initialised. lr, lr_steps, momentum, wd: SGD, its rate divided by ten after each of these steps; lr_warmup: steps in
+    which the rate rises from 0 to lr, in proportion. Weight decay acts on every array, as the original's does.
+    multipliers: dict array name -> (factor of the rate, factor of the decay).
     """
 
     def __init__(self, embedding, loss, devices, batches, initializer, arg_params=None, aux_params=None, lr=0.1,
