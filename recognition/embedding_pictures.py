@@ -1,4 +1,4 @@
-"""Pictures of embeddings: two- and three-dimensional ones as they are, and angles at moments of a training. No pyplot."""
+"""Pictures of embeddings: two- and three-dimensional ones as they are, and angles at moments of a training."""
 import numpy as np
 
 from eval.plots import GENUINE, IMPOSTOR
