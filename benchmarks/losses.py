@@ -1,16 +1,19 @@
-"""Losses on the rendered faces: verification accuracy on identities that were not in training, over several seeds.
+"""Every loss on the same small network, data, seeds and steps: accuracy and TAR on people who were not in training.
 
-    python benchmarks/losses.py
+    python benchmarks/losses.py                                            # rendered faces
+    FACE_DATA=../shared/data python benchmarks/losses.py --data celeba     # real ones, verified on LFW
 
-Writes results/losses_rendered.csv: a row for each loss, with the mean over the seeds and their sample deviation.
-The training is short, so the scale and the margins are milder than the papers': with s 64 and m 0.5 a network that
-begins from nothing hardly moves in so few steps.
+Writes results/losses.csv: a row for each data set and loss, means over the seeds and their sample deviations. Each run
+is a run of the public commands, on one thread; as many run side by side as there are cores. The training is short,
+so scales and margins are milder than the papers': with s 64 and m 0.5 a network that begins from nothing hardly
+moves in so few steps. Rows that are there for this data set are kept unless `--only` names them.
 """
-import contextlib
 import json
 import os
+import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
@@ -19,65 +22,120 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, run
-from common.errors import unknown_name
+from common.errors import UserError, unknown_name
 from eval.flags import positive
 
-LOSSES = {  # row: loss and its flags
+ROOT = Path(__file__).resolve().parents[1]
+_MILD = ["--loss-s", "16"]
+_ANNEALED = ["--loss-m1", "2", "--loss-lambda", "100"]
+LOSSES = {  # row: its flags
     "untrained": ["softmax", "--lr", "0"],  # the same steps, so that BatchNorm knows its statistics
     "softmax": ["softmax"],
-    "nsoftmax": ["nsoftmax", "--loss-s", "16"],
-    "cosface": ["cosface", "--loss-s", "16", "--loss-m3", "0.1"],
-    "arcface": ["arcface", "--loss-s", "16", "--loss-m2", "0.2"],
+    "centre": ["centre"],
+    "lsoftmax": ["lsoftmax", *_ANNEALED],
+    "sphereface": ["sphereface", *_ANNEALED],
+    "nsoftmax": ["nsoftmax", *_MILD],
+    "nsoftmax + inter": ["nsoftmax", *_MILD, "--loss-inter", "1"],
+    "nsoftmax + mhe": ["nsoftmax", *_MILD, "--loss-mhe", "1"],
+    "nsoftmax + intra": ["nsoftmax", *_MILD, "--loss-intra", "1"],
+    "sphereface135": ["sphereface135", *_MILD, "--loss-m1", "1.15"],
+    "cosface": ["cosface", *_MILD, "--loss-m3", "0.1"],
+    "arcface": ["arcface", *_MILD, "--loss-m2", "0.2"],
+    "arcface, margin warm-up": ["arcface", *_MILD, "--loss-m2", "0.2", "--margin-warmup", "100"],
+    "cm1": ["cm1", *_MILD, "--loss-m2", "0.1", "--loss-m3", "0.05"],
+    "cm2": ["cm2", *_MILD, "--loss-m1", "0.95", "--loss-m2", "0.15", "--loss-m3", "0.05"],
+    "subcenter": ["subcenter", *_MILD, "--loss-m2", "0.2", "--loss-k", "3"],
+    "curricularface": ["curricularface", *_MILD, "--loss-m2", "0.2"],
+    "magface": ["magface", *_MILD, "--loss-m-low", "0.1", "--loss-m-high", "0.3", "--loss-norm-weight", "1"],
+    "adaface": ["adaface", *_MILD, "--loss-m", "0.1"],
+    "triplet": ["triplet", "--per-batch-size", "30"],
+    "atriplet": ["atriplet", "--per-batch-size", "30"],
+    "contrastive": ["contrastive"],
 }
+_NETWORK = ["--network", "y1", "--net-blocks", "1,1,1,1", "--per-batch-size", "32"]
 
 
-def accuracy(loss, seed, dataset, steps, network="y1"):
-    """Train and verify once; returns the accuracy on the rendered pairs."""
-    from recognition import experiment
-    from recognition.train import parse_args as settings_of
+def command(log, *words):
+    """Run a command of the project on one thread. Raises UserError with its last line where it fails."""
+    with open(log, "w") as lines:
+        done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, stdout=lines, stderr=subprocess.STDOUT,
+                              env=dict(os.environ, OMP_NUM_THREADS="1"))
+    if done.returncode:
+        raise UserError(f"{words[0]}: {Path(log).read_text().strip().splitlines()[-1]}")
 
-    with tempfile.TemporaryDirectory() as models:
-        settings, _ = settings_of([
-            "--network", network, "--loss", *loss, "--dataset", dataset, "--models-root", models, "--seed", str(seed),
-            "--per-batch-size", "32", "--max-steps", str(steps), "--ckpt", "0",
-            "--lr-steps", str(int(steps * 0.8))])
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            prefix = experiment.train(settings)
-        events = [json.loads(line) for line in Path(prefix.parent, "train.jsonl").read_text().splitlines()]
-    return [event["accuracy"] for event in events if event["event"] == "verification"][-1]
+
+def score(flags, seed, folder, steps):
+    """Train and verify once on the data of `folder`; returns (accuracy, TAR at FAR 1e-3)."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        command(f"{place}/log", "recognition/train.py", *_NETWORK, "--loss", *flags, "--dataset", f"{folder}/training",
+                "--models-root", place, "--seed", seed, "--max-steps", steps, "--lr-steps", steps * 4 // 5,
+                "--ckpt", 2, "--verbose", 10 ** 6)
+        model, = Path(place).glob("*/model-0001.params")
+        command(f"{place}/log", "eval/verification.py", "--model", f"{model.parent}/model,1", "--data-dir",
+                f"{folder}/packs", "--output", f"{place}/verification")
+        found, = json.loads(Path(place, "verification/results.json").read_text())
+    return found["accuracy"], next(point["tar"] for point in found["tar_at_far"] if point["asked_far"] == 1e-3)
+
+
+def prepare(data, folder):
+    """Make <folder>/training and <folder>/packs, apart: training itself need not verify."""
+    if data == "rendered":
+        command(f"{folder}/log", "datasets/render.py", "--output", f"{folder}/training", "--pairs", 4000)
+        Path(folder, "packs").mkdir()
+        for pack in Path(folder, "training").glob("*.bin"):
+            pack.rename(Path(folder, "packs", pack.name))
+        return
+    faces = Path(os.environ.get("FACE_DATA", ROOT.parent / "shared" / "data")).resolve()
+    if not faces.is_dir():
+        raise UserError(f"no real faces at {faces}; set FACE_DATA to the folder that holds train_celeba and lfw")
+    command(f"{folder}/log", "datasets/dir2rec.py", "--input", faces / "train_celeba", "--output", f"{folder}/training")
+    command(f"{folder}/log", "datasets/lfw2pack.py", "--data-dir", faces / "lfw", "--output", f"{folder}/packs/lfw.bin")
+
+
+def row(data, name, found, steps):
+    """A row of the table from the (accuracy, TAR) of every seed."""
+    from benchmarks.measure import machine, spread
+
+    (accuracy, deviation), (tar, tar_deviation) = (spread(values) for values in zip(*found))
+    return {"data": data, "row": name, "flags": " ".join(LOSSES[name]), "steps": steps, "seeds": len(found),
+            "accuracy": f"{accuracy:.4f}", "deviation": f"{deviation:.4f}", "tar_at_far_1e-3": f"{tar:.4f}",
+            "tar_deviation": f"{tar_deviation:.4f}", "machine": machine()}
 
 
 def parse_args():
     parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--data", choices=("rendered", "celeba"), default="rendered", help="rendered faces, or "
+                        "the real ones of FACE_DATA")
     parser.add_argument("--seeds", type=positive, default=3, help="number of seeds")
-    parser.add_argument("--steps", type=positive, default=100, help="steps of training, of 32 images")
-    parser.add_argument("--only", default="", help="rows to measure anew, with commas between; empty: all")
-    parser.add_argument("--pairs", type=positive, default=1000, help="pairs to verify")
+    parser.add_argument("--steps", type=positive, default=200, help="steps of training, of 32 images")
+    parser.add_argument("--only", default="", help="rows to measure anew, with commas between; empty: those not there")
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    from benchmarks.measure import machine, read_table, spread, write_table
-    from datasets.rendered import write_demo
+    from benchmarks.measure import read_table, write_table
+    from common.mxnet_setup import cpu_count
 
-    chosen = args.only.split(",") if args.only else list(LOSSES)
+    rows = {(line["data"], line["row"]): line for line in read_table("losses")}
+    chosen = args.only.split(",") if args.only else [name for name in LOSSES if (args.data, name) not in rows]
     for name in chosen:
         if name not in LOSSES:
             raise unknown_name("row", name, LOSSES)
-    rows = {row["loss"]: row for row in read_table("losses_rendered") if row["loss"] not in chosen}
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=len(chosen) * args.seeds, unit="run") as bar:
-        write_demo(folder, pairs=args.pairs, progress=False)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cpu_count()) as pool, \
+            tqdm(total=len(chosen) * args.seeds, unit="run") as bar:
+        prepare(args.data, folder)
+        waiting = {name: [pool.submit(score, LOSSES[name], seed, folder, args.steps) for seed in range(args.seeds)]
+                   for name in chosen}
         for name in chosen:
-            loss, found = LOSSES[name], []
-            for seed in range(args.seeds):
-                found.append(accuracy(loss, seed, folder, args.steps))
+            found = []
+            for run_ in waiting[name]:
+                found.append(run_.result())
                 bar.update()
-            mean, deviation = spread(found)
-            rows[name] = dict(loss=name, flags=" ".join(loss[1:]), network="y1", steps=args.steps, batch_size=32,
-                              seeds=args.seeds, accuracy=f"{mean:.4f}", spread=f"{deviation:.4f}", machine=machine())
-            tqdm.write(f"{name}: {mean:.4f} +- {deviation:.4f} over {args.seeds} seeds ({found})")
-    print(write_table("losses_rendered", [rows[name] for name in LOSSES if name in rows]))
+            rows[args.data, name] = row(args.data, name, found, args.steps)
+            order = [(data, known) for data in ("rendered", "celeba") for known in LOSSES]
+            path = write_table("losses", [rows[key] for key in order if key in rows])
+    print(path if chosen else "nothing to measure: every row is there; --only measures anew")
 
 
 if __name__ == "__main__":

@@ -84,21 +84,27 @@ def straightforward(network, batch_size, steps):
 
 
 def original_graph(network, batch_size):
-    """Network and head as the original writes them, with its arrays of (N, C) for the margin and for the loss."""
+    """Network and head as the original writes them."""
     from common.mxnet_setup import mx
     from symbols import get_symbol, network_settings
 
-    embedding, label = get_symbol(network), mx.sym.Variable("softmax_label")
-    weight = mx.sym.Variable("fc7_weight", shape=(CLASSES, network_settings(network)["emb_size"]),
-                             init=mx.init.Normal(0.01))
+    return original_head(get_symbol(network), mx.sym.Variable("softmax_label"), CLASSES,
+                         network_settings(network)["emb_size"], batch_size)
+
+
+def original_head(embedding, label, num_classes, emb_size, batch_size):
+    """ArcFace as the original writes it, with its arrays of (N, C) for the margin and for the loss."""
+    from common.mxnet_setup import mx
+
+    weight = mx.sym.Variable("fc7_weight", shape=(num_classes, emb_size), init=mx.init.Normal(0.01))
     features = mx.sym.L2Normalization(embedding, mode="instance") * 64
     logits = mx.sym.FullyConnected(features, mx.sym.L2Normalization(weight, mode="instance"), no_bias=True,
-                                   num_hidden=CLASSES)
+                                   num_hidden=num_classes)
     target = mx.sym.pick(logits, label, axis=1)
     change = mx.sym.cos(mx.sym.arccos(target / 64) + 0.5) * 64 - target
-    mask = mx.sym.one_hot(label, depth=CLASSES)
+    mask = mx.sym.one_hot(label, depth=num_classes)
     logits = logits + mx.sym.broadcast_mul(mask, mx.sym.expand_dims(change, 1))
-    terms = mx.sym.log(mx.sym.softmax(logits)) * mx.sym.one_hot(label, depth=CLASSES, on_value=-1)
+    terms = mx.sym.log(mx.sym.softmax(logits)) * mx.sym.one_hot(label, depth=num_classes, on_value=-1)
     loss = mx.sym.sum(terms) / batch_size
     return mx.sym.Group([mx.sym.SoftmaxOutput(logits, label), mx.sym.BlockGrad(loss)])
 

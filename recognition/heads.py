@@ -11,7 +11,7 @@ from common.mxnet_setup import mx
 from recognition import margins
 
 _ANGULAR = dict(loss_s=64.0, loss_m1=1.0, loss_m2=0.0, loss_m3=0.0, loss_intra=0.0, loss_inter=0.0, loss_mhe=0.0,
-                margin_start=0, margin_warmup=0)
+                loss_s_start=0.0, margin_start=0, margin_warmup=0)
 _ANNEALED = dict(loss_m1=4, loss_lambda=1000.0, loss_lambda_min=5.0, loss_lambda_gamma=0.12, loss_lambda_power=1.0,
                  loss_lambda_freeze=0)
 LOSSES = {  # loss: its settings
@@ -35,6 +35,7 @@ LOSSES = {  # loss: its settings
 _BEYOND = {"line": margins.monotonic_arcface, "easy": margins.easy_arcface}
 _EXPECTED = {  # setting: (whether a value will do, what is expected)
     "loss_s": (lambda scale: scale >= 0, "more than 0"),
+    "loss_s_start": (lambda scale: scale >= 0, "0 or more"),
     "loss_k": (lambda centres: centres >= 1, "1 or more centres of a class"),
     "loss_norm_low": (lambda length: length > 0, "more than 0"),
     "loss_beyond": (("cosine", *_BEYOND).__contains__, "cosine, line or easy"),
@@ -62,6 +63,9 @@ def loss_settings(loss, **settings):
             raise UserError(f"{name} {resolved[name]}: expected {expected}")
     if resolved.get("loss_s") == 0 and loss in _HEADS and loss != "sphereface":
         raise UserError(f"loss_s 0: {loss} needs a scale, more than 0")
+    if resolved.get("loss_s_start") and not (resolved["margin_start"] or resolved["margin_warmup"]):
+        raise UserError(f"loss_s_start {resolved['loss_s_start']}: without --margin-start or --margin-warmup it never "
+                        "grows to loss_s")
     if resolved.get("loss_beyond") in _BEYOND and (resolved["loss_m1"], resolved["loss_m3"]) != (1, 0):
         raise UserError(f"loss_beyond {resolved['loss_beyond']}: for loss_m1 1 and loss_m3 0 alone")
     return resolved
@@ -121,14 +125,18 @@ class _Inputs:
         """(scale·cos θ_j, (N, C); ŵ). The scale goes onto the embeddings: one pass less over the (N, C) logits."""
         unit = mx.sym.L2Normalization(self.weight(centres), mode="instance", name="fc7_centres")
         if features is None:
-            features = mx.sym.L2Normalization(self.embedding, mode="instance", name="fc1n") * scale
+            features = mx.sym.L2Normalization(self.embedding, mode="instance", name="fc1n")
+            features = mx.sym.broadcast_mul(features, scale) if isinstance(scale, mx.sym.Symbol) else features * scale
         logits = mx.sym.FullyConnected(features, unit, num_hidden=self.num_classes * centres, no_bias=True, name="fc7")
         if centres > 1:
             logits = mx.sym.max(mx.sym.reshape(logits, (-1, self.num_classes, centres)), axis=2)
         return logits, unit
 
     def scaled_cosines(self, scale, centres=1):
-        """(scale·cos θ_j; the scale; ŵ), where a scale of 0 stands for ‖x‖, (N,)."""
+        """(scale·cos θ_j; the scale; ŵ). scale: a number, of which 0 stands for ‖x‖, or a symbol of shape (1, 1)."""
+        if isinstance(scale, mx.sym.Symbol):
+            logits, unit = self.cosines(scale, centres=centres)
+            return logits, self.spread(mx.sym.reshape(scale, (1,))), unit
         if scale:
             logits, unit = self.cosines(scale, centres=centres)
             return logits, scale, unit
@@ -197,7 +205,7 @@ def _centre(inputs, fc7_no_bias, loss_centre, loss_alpha):
     return Head(inputs.softmax(fc7_no_bias), [_next(centres, centres + moves)], penalty)
 
 
-def _combined(inputs, loss_s, loss_m1, loss_m2, loss_m3, loss_intra, loss_inter, loss_mhe, margin_start,
+def _combined(inputs, loss_s, loss_m1, loss_m2, loss_m3, loss_intra, loss_inter, loss_mhe, loss_s_start, margin_start,
               margin_warmup, loss_k=1, loss_beyond="cosine"):
     """s·(cos(m1·θ_y + m2) − m3) for the label, s·cos θ_j for the others (Deng et al., 2019, equation 4).
 
@@ -205,22 +213,30 @@ def _combined(inputs, loss_s, loss_m1, loss_m2, loss_m3, loss_intra, loss_inter,
     loss_beyond: of ArcFace, where θ_y + m2 is beyond π: 'cosine' goes on (the original since 2019), 'line' falls on
     (the original in 2018); 'easy' has no margin where θ_y is beyond π/2.
     margin_start, margin_warmup: steps without a margin, and then steps in which it grows in proportion.
+    loss_s_start: the scale without a margin, which grows to loss_s as the margin grows; 0: loss_s.
     loss_intra, loss_inter, loss_mhe: weights of the losses of `_penalties`.
     """
-    logits, length, centres = inputs.scaled_cosines(loss_s, loss_k)
-    cosine, states, margin = inputs.at_label(logits) / length, [], (loss_m1, loss_m2, loss_m3)
+    share, states = _warm_up(margin_start, margin_warmup) if margin_start or margin_warmup else (None, [])
+    scale = loss_s_start + mx.sym.reshape(share, (1, 1)) * (loss_s - loss_s_start) if loss_s_start else loss_s
+    logits, length, centres = inputs.scaled_cosines(scale, loss_k)
+    cosine, margin = inputs.at_label(logits) / length, (loss_m1, loss_m2, loss_m3)
     penalty = _penalties(inputs, cosine, centres, loss_k, loss_intra, loss_inter, loss_mhe)
     if margin == (1, 0, 0):
         return Head(logits, states, penalty)
-    if margin_start or margin_warmup:
-        step, states = _step()
-        share = inputs.spread(mx.sym.clip((step - margin_start + 1) / (margin_warmup + 1), 0, 1))
+    if share is not None:
+        share = inputs.spread(share)
         margin = 1 + share * (loss_m1 - 1), share * loss_m2, share * loss_m3
     if loss_beyond in _BEYOND:
         target = _BEYOND[loss_beyond](cosine, margin[1])
     else:
         target = margins.combined(cosine, *margin)
     return Head(inputs.with_target(logits, length * target), states, penalty)
+
+
+def _warm_up(start, steps):
+    """How much of the margin acts in this step, 0 to 1, as a symbol of shape (1,), and the states that count it."""
+    step, states = _step()
+    return mx.sym.clip((step - start + 1) / (steps + 1), 0, 1), states
 
 
 def _step():

@@ -70,9 +70,11 @@ class Reference:
     def combined(self, x, w):
         s = self.s
         cos = self._cos(x, w, getattr(s, "loss_k", 1))
-        length = np.linalg.norm(x, axis=1) if s.loss_s == 0 else np.full(len(x), s.loss_s)
-        theta = np.arccos(cos[self._rows, self.y])
         share = np.clip((self.states["step"] - s.margin_start + 1) / (s.margin_warmup + 1), 0, 1)
+        length = np.linalg.norm(x, axis=1) if s.loss_s == 0 else np.full(len(x), s.loss_s)
+        if s.loss_s_start:
+            length = np.full(len(x), (1 - share) * s.loss_s_start + share * s.loss_s)
+        theta = np.arccos(cos[self._rows, self.y])
         m1, m2, m3 = 1 + share * (s.loss_m1 - 1), share * s.loss_m2, share * s.loss_m3
         target = np.cos(m1 * theta + m2) - m3
         if getattr(s, "loss_beyond", "cosine") == "line":

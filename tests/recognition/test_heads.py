@@ -41,7 +41,9 @@ CASES = [(loss, {}) for loss in heads.LOSSES] + [
     ("arcface", dict(loss_m2=1.5, loss_beyond="line")), ("arcface", dict(loss_beyond="easy")),
     ("combined", dict(loss_s=1.0, loss_m1=1.2, loss_m2=0.4, loss_m3=0.1)), ("cosface", dict(loss_s=0)),
     ("cm2", dict(margin_warmup=100)), ("arcface", dict(margin_warmup=20)), ("cosface", dict(margin_start=38)),
-    ("arcface", dict(margin_start=30, margin_warmup=20, loss_beyond="line")), ("subcenter", dict(loss_k=2)),
+    ("arcface", dict(margin_start=30, margin_warmup=20, loss_beyond="line")),
+    ("arcface", dict(margin_start=30, margin_warmup=20, loss_s_start=16.0)),
+    ("nsoftmax", dict(margin_warmup=99, loss_s_start=8.0)), ("subcenter", dict(loss_k=2)),
     ("magface", dict(loss_norm_low=2.0, loss_norm_high=6.0)), ("centre", dict(loss_centre=2.0)),
 ]
 
@@ -261,8 +263,9 @@ class TestProperties:
 class TestRefusals:
     @pytest.mark.parametrize("loss, own, words", [
         ("arkface", {}, "unknown loss 'arkface'; known are: adaface, arcface, centre, .*, subcenter"),
-        ("cosface", dict(loss_m4=1), "loss_m4.*loss_m1, loss_m2, loss_m3, loss_mhe, loss_s"),
+        ("cosface", dict(loss_m4=1), "loss_m4.*loss_m1, .*, loss_s, loss_s_start, margin_start"),
         ("arcface", dict(loss_s=-1), "loss_s -1: expected more than 0"),
+        ("arcface", dict(loss_s_start=16), "loss_s_start 16: without --margin-start or --margin-warmup"),
         ("adaface", dict(loss_s=0), "loss_s 0: adaface needs a scale"),
         ("subcenter", dict(loss_k=0), "loss_k 0: expected 1 or more centres"),
         ("arcface", dict(loss_beyond="flat"), "loss_beyond flat: expected cosine, line or easy"),
