@@ -40,6 +40,26 @@ def replacing(path):
         Path(name).unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(output):
+    """Give the path of a folder to fill, which is moved to `output` when the block ends well.
+
+    Raises UserError where `output` holds something already, and where the system refuses to write.
+    """
+    output = Path(output).resolve()
+    try:
+        if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+            raise UserError(f"{output}: exists already; name a new folder (nothing is changed in its own place)")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
+            folder = Path(temporary, output.name)
+            folder.mkdir()
+            yield folder
+            os.replace(folder, output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
 def read_bytes(path):
     """The bytes of a file. Raises DataError where it is missing or cannot be read."""
     try:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional, Tuple
 
 from common.errors import UserError, unknown_name
+from datasets.shards import is_sharded
 from datasets.training_set import read_property
 
 ROOT = Path(__file__).resolve().parent  # data sets lie beside the code, each in its own folder
@@ -49,23 +50,27 @@ def list_targets(folder):
     return tuple(sorted(path.stem for path in Path(folder).glob("*.bin")))
 
 
+def _holds_images(folder):
+    return Path(folder, "train.rec").is_file() or Path(folder).is_dir() and is_sharded(folder)
+
+
 def find_dataset(name, root=ROOT):
     """Find a data set.
 
-    name: one of the table (its folder lies in `root`), or the path of a folder that holds train.rec, whose packs then
-    are the verification targets. Returns a Dataset. The number of classes is what `property` says; where the table
-    expects another one, that is logged as a warning.
+    name: one of the table (its folder lies in `root`), or the path of a folder that holds train.rec or shards, whose
+    packs then are the verification targets. Returns a Dataset. The number of classes is what `property` says; where
+    the table expects another one, that is logged as a warning.
     Raises UserError for an unknown name and a folder without train.rec, DataError for a bad `property`.
     """
     if name in _TABLE:
         folder, table_classes, targets, advice = _TABLE[name]
         folder = Path(root, folder)
-        if not Path(folder, "train.rec").is_file():
+        if not _holds_images(folder):
             raise UserError(f"data set {name!r}: no train.rec in {folder}; {advice}, or give --dataset the path of a "
                             "folder with train.rec")
     else:
         folder, table_classes, targets = Path(name), None, None
-        if not Path(folder, "train.rec").is_file():
+        if not _holds_images(folder):
             raise UserError(f"{unknown_name('data set', str(name), _TABLE)}, or the path of a folder with train.rec")
     num_classes, image_shape = read_property(folder)
     if table_classes not in (None, num_classes):

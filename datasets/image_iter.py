@@ -6,6 +6,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.mxnet_setup import cpu_count, mx
+from datasets.augment import Augmentation
 from datasets.images import decode_into
 
 _Batch = namedtuple("_Batch", "data label index tasks")
@@ -26,30 +27,33 @@ class _Iter(mx.io.DataIter):
 
 
 class ImageIter(_Iter):
-    """Shuffled, mirrored batches of a training set, decoded by threads while the caller computes.
+    """Shuffled, changed batches of a training set, decoded by threads while the caller computes.
 
-    training_set: a TrainingSet, read by `workers` threads (default: one for each core), `prefetch` batches ahead.
-    Every epoch gives each image at most once: the last images of the epoch, fewer than a batch, are left out.
-    shuffle: a new order each epoch; rand_mirror: exchange left and right with probability 0.5. Order and mirroring
-    of an epoch depend on (seed, epoch) alone. part_index, num_parts: of several processes, each with its own part,
-    all parts share the order and have the same number of batches.
+    training_set: a TrainingSet or ShardSet, read by `workers` threads (default: one for each core), `prefetch` batches
+    ahead. Every epoch gives each image at most once: the last images of the epoch, fewer than a batch, are left out.
+    shuffle: a new order each epoch. rand_mirror, color, cutoff: see `Augmentation`. Order and changes of a batch hang
+    on (seed, epoch, position) alone. part_index, num_parts: of several processes, each with its own part; the parts of
+    an epoch have no image in common and the same number of batches, and leave out fewer than num_parts images before
+    each leaves out its last ones.
 
     Attributes: epoch (from 0) and position, the batches given of this epoch; num_batches in an epoch.
     A batch's `index` holds the record numbers of its images, (N,) int64.
-    Raises UserError for fewer images than one batch; `next` raises DataError for an image that cannot be decoded or
-    is not of the training set's size.
+    Raises UserError for fewer images than one batch and for changes that do not exist; `next` raises DataError for an
+    image that cannot be decoded or is not of the training set's size.
     """
 
-    def __init__(self, training_set, batch_size, seed=0, shuffle=True, rand_mirror=True, workers=None, prefetch=3,
-                 part_index=0, num_parts=1):
+    def __init__(self, training_set, batch_size, seed=0, shuffle=True, rand_mirror=True, color=0, cutoff=0,
+                 workers=None, prefetch=3, part_index=0, num_parts=1):
         super().__init__(batch_size, training_set.image_shape)
-        self._set, self._seed, self._shuffle, self._rand_mirror = training_set, seed, shuffle, rand_mirror
+        self._set, self._seed, self._shuffle = training_set, seed, shuffle
+        self._augmentation = Augmentation(rand_mirror, color, cutoff).check()
         self._workers, self._prefetch = workers or cpu_count(), max(1, prefetch)
-        self._part = slice(part_index, len(training_set) // num_parts * num_parts, num_parts)
-        self.num_batches = len(training_set) // num_parts // batch_size
+        of_part = len(training_set) // num_parts
+        self._part = slice(part_index * of_part, (part_index + 1) * of_part)
+        self.num_batches = of_part // batch_size
         if self.num_batches == 0:
-            raise UserError(f"{training_set.folder}: {len(training_set) // num_parts} images are fewer than one batch "
-                            f"of {batch_size}; the largest possible batch size is {len(training_set) // num_parts}")
+            raise UserError(f"{training_set.folder}: {of_part} images are fewer than one batch of {batch_size}; the "
+                            f"largest possible batch size is {of_part}")
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="image-iter")
         self._pending = deque()
         self.seek(0)
@@ -59,10 +63,24 @@ class ImageIter(_Iter):
         self._drop()
         self.epoch, self.position, self._submitted = epoch, position, position
         random = np.random.RandomState([self._seed, epoch])
-        mirror = random.random_sample(len(self._set)) < (0.5 if self._rand_mirror else 0)
-        order = random.permutation(len(self._set)) if self._shuffle else np.arange(len(self._set))
-        self._order, self._mirror = order[self._part], mirror[self._part]
+        order = self._set.shuffled(random) if self._shuffle else np.arange(len(self._set))
+        self._order = order[self._part]
         self._submit()
+
+    def state(self):
+        """Where the iterator is, as a dict that JSON can hold; `restore` goes on with the very next image."""
+        return {"epoch": self.epoch, "position": self.position, **self._identity()}
+
+    def restore(self, state):
+        """Go on where `state()` was taken. Raises UserError when that was of other data, another batch size or seed."""
+        for key, here in self._identity().items():
+            if state.get(key) != here:
+                raise UserError(f"the reader cannot go on where it was: {key} was {state.get(key)!r} and is {here!r}")
+        self.seek(state["epoch"], state["position"])
+
+    def _identity(self):
+        return {"images": len(self._set), "batch_size": self.batch_size, "seed": self._seed,
+                "shuffle": self._shuffle, "part": [self._part.start, self._part.stop]}
 
     def reset(self):
         """Begin the next epoch; a fresh iterator, of which nothing was read yet, stays where it is."""
@@ -95,24 +113,26 @@ class ImageIter(_Iter):
 
     def _submit(self):
         while len(self._pending) < self._prefetch and self._submitted < self.num_batches:
-            start = self._submitted * self.batch_size
-            self._pending.append(self._start_batch(slice(start, start + self.batch_size)))
+            self._pending.append(self._start_batch(self._submitted))
             self._submitted += 1
 
-    def _start_batch(self, rows):
-        images, mirror = self._order[rows], self._mirror[rows]
+    def _start_batch(self, position):
+        start = position * self.batch_size
+        images = self._order[start:start + self.batch_size]
+        random = np.random.RandomState([self._seed, self.epoch, self._part.start + start])
+        changes = self._augmentation.draw(random, self.batch_size, self._set.image_shape)
         data, label = np.empty(self.provide_data[0].shape, np.uint8), np.empty(self.batch_size, np.float32)
         bounds = np.linspace(0, self.batch_size, self._workers + 1).astype(int)
-        tasks = [self._pool.submit(_decode, self._set, images[a:b], mirror[a:b], data[a:b], label[a:b])
+        tasks = [self._pool.submit(_decode, self._set, images[a:b], changes[a:b], data[a:b], label[a:b])
                  for a, b in zip(bounds, bounds[1:]) if a < b]
         return _Batch(data, label, self._set.numbers[images], tasks)
 
 
-def _decode(training_set, images, mirror, data, label):
+def _decode(training_set, images, changes, data, label):
     """A thread's share of a batch; data (n, 3, H, W) and label (n,) are written to."""
     for row, image in enumerate(images):
         encoded, label[row] = training_set.read(image)
-        decode_into(data[row], encoded, f"{training_set.path} record {training_set.numbers[image]}", mirror[row])
+        decode_into(data[row], encoded, training_set.where(image), changes[row])
 
 
 class SyntheticIter(_Iter):

@@ -59,16 +59,16 @@ def _size(shape):
     return f"{shape[0]}x{shape[1]}"
 
 
-def decode_into(planes, data, where, mirror=False):
-    """Decode an image into planes, (3, H, W) uint8 RGB; mirror: left and right exchanged.
+def decode_into(planes, data, where, change=None):
+    """Decode an image into planes, (3, H, W) uint8 RGB; change: a function on the image, (H, W, 3) uint8 BGR.
 
     The OpenCV calls used here run in the calling thread alone, so that a pool of threads may call this.
     Raises UnreadableImage, and DataError for an image of another size.
     """
     image = decode_bgr(data, where)
     check_shape(image, planes.shape[1:], where)
-    if mirror:
-        image = cv2.flip(image, 1)
+    if change is not None:
+        image = change(image)
     for channel, plane in enumerate(planes):
         cv2.extractChannel(image, 2 - channel, plane)
 

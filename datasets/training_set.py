@@ -6,6 +6,7 @@ import numpy as np
 
 from common.errors import DataError, UserError
 from common.files import read_bytes, replacing
+from datasets.image_set import ImageSet
 from datasets.recordio import FRAME, HEADER, RecordReader, RecordWriter, read_index
 
 _EXACT = 1 << 24  # float32, in which identity headers are stored, holds whole numbers below this one only
@@ -28,62 +29,44 @@ def read_property(folder):
     return num_classes, (height, width)
 
 
-class TrainingSet:
-    """The images of a training set, by position; any number of threads may read.
+class TrainingSet(ImageSet):
+    """The images of `train.rec`, by position; any number of threads may read. See ImageSet.
 
     folder: holds train.rec, train.idx and property. Opening reads the index and the identity records, no image.
-    Attributes: num_classes and image_shape (height, width) from `property`; num_identities, the number of identity
-    records (None where the set has none); numbers, (len,) int64, the record number of every image.
-    Raises DataError for files that are missing, damaged or do not belong together.
+    min_images: identities with fewer images than this are left out (the original's `data_images_filter`); classes keep
+    their numbers.
+    Raises DataError for files that are missing, damaged or do not belong together, UserError where no identity has
+    min_images.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, min_images=0):
         self.folder = Path(folder)
         self.num_classes, self.image_shape = read_property(folder)
-        self._reader = RecordReader(self.folder / "train.rec")
-        self.path = self._reader.path
-        numbers, offsets = read_index(self.folder / "train.idx", self._reader.size)
+        reader = RecordReader(self.folder / "train.rec")
+        self.path, self._readers = reader.path, [reader]
+        numbers, offsets = read_index(self.folder / "train.idx", reader.size)
         order = np.argsort(numbers, kind="stable")
         self._set_images(numbers[order], offsets[order])
         if not len(self.numbers):
             raise DataError(f"{self.path}: no image in {len(numbers)} records")
-
-    def __len__(self):
-        return len(self.numbers)
-
-    def close(self):
-        """Close the file."""
-        self._reader.close()
-
-    def read(self, i):
-        """Read image i, 0 <= i < len. Returns (encoded image: bytes, class label: int in [0, num_classes)).
-
-        Raises DataError, with the record number, for a damaged record and for a label that is no class.
-        """
-        labels, image = self._reader.read(self._offsets[i], self.numbers[i])
-        label = labels[0]
-        if not (0 <= label < self.num_classes and label == int(label)):
-            raise DataError(f"{self.path} record {self.numbers[i]}: label {label:.9g}; expected a whole number in "
-                            f"[0, {self.num_classes}), for `property` says {self.num_classes} classes")
-        if not image:
-            raise DataError(f"{self.path} record {self.numbers[i]}: holds no image")
-        return image, int(label)
+        self._keep_identities(min_images)
 
     def _set_images(self, numbers, offsets):
         """Find the images among all records. numbers: (M,) ascending; offsets: (M,), of the same records."""
         if numbers[0] != 0:
             raise DataError(f"{self.folder / 'train.idx'}: no record 0; is the index cut short?")
-        header, payload = self._reader.read(offsets[0], 0)
+        header, payload = self._readers[0].read(offsets[0], 0)
         if payload or len(header) != 2:  # record 0 is an image like all others
-            self.num_identities, chosen = None, slice(None)
+            chosen = slice(None)
         elif header[1] >= _EXACT:
-            is_identity = _frame_sizes(offsets, self._reader.size) == _IDENTITY_SIZE
+            is_identity = _frame_sizes(offsets, self._readers[0].size) == _IDENTITY_SIZE
             is_image = ~is_identity
             is_image[0] = False
             self.num_identities, chosen = int(np.count_nonzero(is_identity[1:])), is_image
         else:
             ranges = self._read_ranges(header, numbers, offsets)
             self.num_identities, chosen = len(ranges), self._in_ranges(ranges, numbers)
+            self._identities = np.repeat(np.arange(len(ranges), dtype=np.int32), ranges[:, 1] - ranges[:, 0])
         self.numbers, self._offsets = numbers[chosen], offsets[chosen]
 
     def _read_ranges(self, header, numbers, offsets):
@@ -94,7 +77,7 @@ class TrainingSet:
         identities = np.arange(first, last)
         labels = np.empty((len(identities), 2), np.float32)
         for row, offset in enumerate(offsets[self._places(identities, numbers, 0)]):
-            found, _ = self._reader.read(offset, identities[row])
+            found, _ = self._readers[0].read(offset, identities[row])
             if len(found) != 2:
                 self._fail(identities[row], f"{len(found)} labels; expected an identity's range of image numbers")
             labels[row] = found

@@ -4,11 +4,8 @@ Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy
 trained with K centres for each class gathers clean faces around one of them, the dominant one, and leaves hard and
 wrongly labelled ones to the others. Without the images that are far from the dominant one, K = 1 can be trained.
 """
-import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +15,7 @@ from common import checkpoint
 from common.devices import get_devices
 from common.embedder import Embedder, embedding_of
 from common.errors import DataError, UserError
-from common.files import replacing
+from common.files import new_folder, replacing
 from common.mxnet_setup import cpu_count
 from datasets import find_dataset
 from datasets.images import decode_into
@@ -64,27 +61,11 @@ def drop_noise(model, dataset, output, limit=75.0, devices=None, batch_size=64, 
     devices = devices or get_devices()
     with closing(TrainingSet(find_dataset(dataset).folder)) as training_set:
         embed, centres = load_model(model, training_set, devices, batch_size)
-        with _new_folder(output) as folder:
+        with new_folder(output) as folder:
             labels, angles = own_angles(embed, centres, training_set, batch_size * len(devices), progress)
             cleaning = judge(training_set.numbers, labels, angles, limit)
             _write(folder, training_set, cleaning, progress)
     return cleaning
-
-
-@contextmanager
-def _new_folder(output):
-    """Give the path of a folder to make, which is moved to `output` when the block ends well."""
-    output = Path(output).resolve()
-    try:
-        if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-            raise UserError(f"{output}: exists already; name a new folder for the cleaned set (a set is not cleaned in "
-                            "its own place)")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-            yield Path(temporary, output.name)
-            os.replace(Path(temporary, output.name), output)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
 
 
 def load_model(model, training_set, devices=None, batch_size=64):
@@ -137,7 +118,7 @@ def own_angles(embed, centres, training_set, batch_size=64, progress=True):
 def _read(training_set, row, planes):
     """Decode an image into planes, (3, H, W); returns its class label."""
     encoded, label = training_set.read(row)
-    decode_into(planes, encoded, f"{training_set.path} record {training_set.numbers[row]}")
+    decode_into(planes, encoded, training_set.where(row))
     return label
 
 

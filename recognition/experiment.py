@@ -11,14 +11,15 @@ from common.errors import UserError
 from common.log import RunLog
 from common.mxnet_setup import mx
 from datasets import find_dataset
+from datasets.identity_iter import IdentityIter
 from datasets.image_iter import ImageIter, SyntheticIter
 from datasets.packs import load_pack
-from datasets.training_set import TrainingSet
+from datasets.shards import open_images
 from eval.verification import check_pack
 from recognition import callbacks, pair_losses, presets
 from recognition.heads import LOSSES, classification_loss, get_head
 from recognition.trainer import LABEL, NotFinite, Trainer, fit
-from recognition.triplet_iter import IdentityIter, TripletIter
+from recognition.triplet_iter import TripletIter
 from symbols import get_symbol, network_settings
 from symbols.flops import flops
 
@@ -35,7 +36,7 @@ def train(settings):
     """Read, train, verify and save, as `settings` say (see `presets.resolve`). Returns the model's prefix."""
     dataset = find_dataset(settings.dataset)
     packs, missing = _packs(settings, dataset)
-    training_set = TrainingSet(dataset.folder)
+    training_set = open_images(dataset.folder, settings.data_images_filter)
     batches = _batches(settings, training_set)
     trainer = make_trainer(settings, batches, dataset.num_classes)
     prefix = model_prefix(settings)
@@ -86,7 +87,8 @@ def benchmark(settings, num_classes=None):
 
 def test_io(settings):
     """Samples per second of the reader alone, over one epoch or `max_steps` batches; triplets are not mined."""
-    batches = _batches(settings, TrainingSet(find_dataset(settings.dataset).folder), mined=False)
+    images = open_images(find_dataset(settings.dataset).folder, settings.data_images_filter)
+    batches = _batches(settings, images, mined=False)
     steps = min(settings.max_steps or batches.num_batches, batches.num_batches)
     rate = _rate(lambda batch: None, batches, steps, warm_up=0)
     batches.close()
@@ -106,7 +108,8 @@ def _rate(step, batches, steps, warm_up=_WARM_UP):
 
 def _batches(settings, training_set, mined=True):
     devices = len(get_devices(settings.devices))
-    how = dict(batch_size=settings.per_batch_size * devices, seed=settings.seed, rand_mirror=settings.data_rand_mirror)
+    how = dict(batch_size=settings.per_batch_size * devices, seed=settings.seed, rand_mirror=settings.data_rand_mirror,
+               color=settings.data_color, cutoff=settings.data_cutoff)
     if "images_per_identity" not in settings:
         return ImageIter(training_set, **how)
     how.update(images_per_identity=settings.images_per_identity)

@@ -153,5 +153,5 @@ def _draw(training_set, most, seed):
     images, labels = np.empty((size, 3, *training_set.image_shape), np.uint8), np.empty(size, int)
     for row, number in enumerate(chosen):
         encoded, labels[row] = training_set.read(number)
-        decode_into(images[row], encoded, f"{training_set.path} record {training_set.numbers[number]}")
+        decode_into(images[row], encoded, training_set.where(number))
     return images, labels

@@ -36,6 +36,9 @@ SETTINGS = {  # key: (default, what it is)
     "seed": (0, "seed of everything random"),
     "targets": ("", "verification packs with commas between; empty: those of the data set"),
     "data_rand_mirror": (True, "mirror images at random"),
+    "data_color": (0, "0: colours as they are; 1: change them at random; 2: that, and JPEG noise"),
+    "data_cutoff": (0, "side in pixels of a square that is made grey in every second image; 0: none"),
+    "data_images_filter": (0, "leave out identities with fewer images than this"),
     "bn_mom": (0.9, "momentum of the BatchNorm statistics"),
     "memonger": (False, "train in about half the memory and a third more time, by computing maps again"),
     "fc7_lr_mult": (1.0, "factor of the head's learning rate"),
@@ -54,8 +57,8 @@ _MEANINGS = {
 }
 _LEAST = dict(verbose=1, frequent=1, per_batch_size=1, max_steps=0, epochs=0, pretrained_epoch=0, seed=0, lr=0, wd=0,
               mom=0, lr_warmup=0, margin_start=0, margin_warmup=0, images_per_identity=2, triplet_bag_size=3,
-              triplet_max_ap=0)
-_CHOICES = dict(ckpt=(0, 1, 2, 3), kvstore=("device", "local"))
+              triplet_max_ap=0, data_cutoff=0, data_images_filter=0)
+_CHOICES = dict(ckpt=(0, 1, 2, 3), data_color=(0, 1, 2), kvstore=("device", "local"))
 
 
 def own_settings(network, loss):

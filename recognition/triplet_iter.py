@@ -1,121 +1,18 @@
-"""Batches by identity: `IdentityIter`, with several images of each, and `TripletIter`, with mined triplets."""
+"""Batches of triplets, mined from the training set with the network as it is."""
 import time
 from contextlib import closing
 
 import numpy as np
-from tqdm import tqdm, trange
+from tqdm import tqdm
 
 from common.errors import UserError
-from common.mxnet_setup import mx
+from datasets.identity_iter import IdentityIter, Ordered
 from datasets.image_iter import ImageIter
-from datasets.recordio import RecordReader, read_index
 from eval.embeddings import normalise
 from recognition.pair_losses import check_batch_size
 
-_EXACT = 1 << 24  # float32, in which identity records hold their ranges, counts to this
 _EMBEDDED = 512  # images of a bag that are embedded at once, shared by the devices
 _COMPARED = 256  # genuine pairs that are held against all images of a bag at once
-
-
-def read_identities(training_set):
-    """Which identity each image of a TrainingSet is of, (len,) int64, numbered from 0.
-
-    From the identity records; where the set has none (or too many images for them), from the label of every image, for
-    which all are read under a bar.
-    """
-    with closing(RecordReader(training_set.path)) as reader:
-        numbers, offsets = read_index(training_set.folder / "train.idx", reader.size)
-        order = np.argsort(numbers, kind="stable")
-        numbers, offsets = numbers[order], offsets[order]
-        header, _ = reader.read(offsets[0], 0)
-        if training_set.num_identities is not None and header[1] < _EXACT:
-            holders = slice(*np.searchsorted(numbers, header.astype(np.int64)))
-            ranges = [reader.read(offset, number)[0] for number, offset in zip(numbers[holders], offsets[holders])]
-            return np.repeat(np.arange(len(ranges)), np.diff(ranges, axis=1)[:, 0].astype(np.int64))
-    labels = [training_set.read(i)[1] for i in trange(len(training_set), desc="labels", unit="image", disable=None)]
-    return np.unique(labels, return_inverse=True)[1]
-
-
-class _Ordered:
-    """Images of a training set in an order (positions, (M,)), as ImageIter reads them."""
-
-    def __init__(self, training_set, order):
-        self._set, self._order, self.numbers = training_set, order, training_set.numbers[order]
-        self.folder, self.path, self.image_shape = training_set.folder, training_set.path, training_set.image_shape
-
-    def __len__(self):
-        return len(self._order)
-
-    def read(self, i):
-        return self._set.read(self._order[i])
-
-
-class IdentityIter(mx.io.DataIter):
-    """Batches that hold several images of each identity, decoded by threads while the caller computes.
-
-    training_set: a TrainingSet; batch_size: of all devices together; images_per_identity: at most so many of each,
-    drawn anew in every epoch, which gives the identities one after the other in a new order. One may be cut by the end
-    of a batch. rand_mirror: exchange left and right with probability 0.5. All this hangs on (seed, epoch).
-    Attributes: epoch (from 0) and position, the batches given of this epoch; num_batches in an epoch.
-    A batch's `index` holds the record numbers of its images.
-    Raises UserError where the set has no two images of one identity, or no two identities, or too few for a batch.
-    """
-
-    def __init__(self, training_set, batch_size, images_per_identity=5, seed=0, rand_mirror=True):
-        super().__init__(batch_size)
-        self.provide_data = [mx.io.DataDesc("data", (batch_size, 3, *training_set.image_shape), np.uint8, "NCHW")]
-        self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size,), np.float32, "N")]
-        self._set, self._most, self._seed, self._rand_mirror = training_set, images_per_identity, seed, rand_mirror
-        self._identities = read_identities(training_set)
-        sizes = np.bincount(self._identities)
-        if len(sizes) < 2 or sizes.max() < 2:
-            raise UserError(f"{training_set.folder}: {len(sizes)} identities with {sizes.max()} images at most; a loss "
-                            "on pairs needs two identities, and two images of one")
-        self.num_batches = self._count_batches(np.minimum(sizes, images_per_identity).sum())
-        self.epoch = self.position = 0
-        self._stream = None
-
-    def reset(self):
-        """Begin the next epoch; a fresh iterator, of which nothing was read yet, stays where it is."""
-        if self._stream:
-            self.close()
-            self.epoch, self.position, self._stream = self.epoch + 1, 0, None
-
-    def next(self):
-        """The next DataBatch; StopIteration at the end of the epoch."""
-        self._stream = self._stream or self._batches(np.random.RandomState([self._seed, self.epoch]))
-        batch = next(self._stream)
-        self.position += 1
-        return batch
-
-    def close(self):
-        """Stop the threads; the epoch is at its end then."""
-        if self._stream:
-            self._stream.close()
-
-    def _count_batches(self, images):
-        if images < self.batch_size:
-            raise UserError(f"{self._set.folder}: {images} images, at most {self._most} of an identity, are fewer than "
-                            f"one batch of {self.batch_size}")
-        return int(images // self.batch_size)
-
-    def _batches(self, random):
-        """Yield the batches of an epoch."""
-        yield from self._read(self._arranged(random), random)
-
-    def _arranged(self, random):
-        """Positions of the epoch's images, one identity after the other."""
-        order = random.permutation(len(self._identities))
-        places = random.permutation(self._identities.max() + 1)[self._identities[order]]
-        by_place = np.argsort(places, kind="stable")
-        order, places = order[by_place], places[by_place]
-        rank = np.arange(len(order)) - np.searchsorted(places, places)  # of an image among those of its identity
-        return order[rank < self._most]
-
-    def _read(self, order, random):
-        images, seed = _Ordered(self._set, order), random.randint(1 << 31)
-        with closing(ImageIter(images, self.batch_size, seed, False, self._rand_mirror)) as reader:
-            yield from reader
 
 
 def mine_triplets(embeddings, identities, random, alpha=0.3, max_ap=0, angular=False):
@@ -163,9 +60,9 @@ class TripletIter(IdentityIter):
     """
 
     def __init__(self, training_set, batch_size, num_devices=1, images_per_identity=5, bag_size=7200, alpha=0.3,
-                 max_ap=0, angular=False, seed=0, rand_mirror=True):
+                 max_ap=0, angular=False, seed=0, **augmentation):
         check_batch_size("triplet", batch_size / num_devices)
-        super().__init__(training_set, batch_size, images_per_identity, seed, rand_mirror)
+        super().__init__(training_set, batch_size, images_per_identity, seed, **augmentation)
         self._num_devices, self._bag_size = num_devices, bag_size
         self._rule = dict(alpha=alpha, max_ap=max_ap, angular=angular)
         self._waiting = np.empty((0, 3), np.int64)  # triplets, as positions in the training set
@@ -201,7 +98,7 @@ class TripletIter(IdentityIter):
         """Normalised embeddings of the images at these positions, in even batches, the last one filled up."""
         count = -(-len(bag) // _EMBEDDED)
         size = -(-len(bag) // count)
-        embed, images = self._embedder(), _Ordered(self._set, np.resize(bag, count * size))
+        embed, images = self._embedder(), Ordered(self._set, np.resize(bag, count * size))
         with closing(ImageIter(images, size, shuffle=False, rand_mirror=False)) as reader:
             bar = tqdm(reader, "bag", count, leave=False, disable=None, unit="batch")
             embeddings = np.concatenate([embed(batch.data[0].asnumpy()) for batch in bar])[:len(bag)]

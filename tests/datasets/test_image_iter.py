@@ -1,4 +1,5 @@
 """Batches: every image once, on the seed alone, right pixels, errors that arrive, threads that end."""
+import json
 import threading
 
 import numpy as np
@@ -191,3 +192,26 @@ def test_synthetic():
 def test_synthetic_has_no_end_unless_asked():
     iterator = SyntheticIter(1, (8, 8), 2)
     assert len([iterator.next() for _ in range(50)]) == 50
+
+
+def test_state_goes_on_with_the_very_next_image(make):
+    one = make(seed=5, color=1, cutoff=30)
+    one.seek(2, 1)
+    one.next()
+    state = json.loads(json.dumps(one.state()))
+    rest, other = epoch(one), make(seed=5, color=1, cutoff=30)
+    other.restore(state)
+    assert_same(rest, epoch(other))
+    assert len(rest) == 1 and (other.epoch, other.position) == (2, 3)
+    with pytest.raises(UserError, match="seed was 5 and is 6"):
+        make(seed=6).restore(state)
+
+
+def test_parts_are_changed_differently(make):
+    """Two processes at the same position do not draw the same numbers."""
+    parts = [make(batch_size=7, part_index=i, num_parts=2, shuffle=False) for i in range(2)]
+    plain = make(batch_size=14, shuffle=False, rand_mirror=False)
+    (_, _, original), = epoch(plain)
+    mirrored = [[not np.array_equal(image, original[number - 1]) for number, image in zip(index, data)]
+                for part in parts for index, _, data in epoch(part)]
+    assert mirrored[0] != mirrored[1] and 0 < sum(mirrored[0]) < 7

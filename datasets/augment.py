@@ -1,0 +1,96 @@
+"""Changes to training images: mirroring, colour, JPEG noise, cutoff; drawn for a batch at once, so that they hang on
+its place in the epoch alone, whichever thread decodes an image."""
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from common.errors import UserError
+
+_JITTER = 0.125  # the original's: brightness, contrast and saturation each change by up to this share
+_LUMA = np.array([0.114, 0.587, 0.299])  # of blue, green, red
+_QUALITIES = (2, 20)  # of the original's JPEG noise
+_GREY = 128
+
+
+class Augmentation(NamedTuple):
+    """What may happen to an image, in this order; the original's settings `data_rand_mirror`, `_color`, `_cutoff`.
+
+    rand_mirror: left and right are exchanged with probability 0.5.
+    color: 0: nothing; 1: brightness, contrast and saturation are each multiplied by a factor in [0.875, 1.125], one
+    after the other in random order; 2: this, and with probability 0.5 JPEG coding at a quality of 2 to 20.
+    cutoff: pixels; with probability 0.5 a square of this side around a random pixel is made grey (cut where it goes
+    beyond the image); 0: never.
+    """
+
+    rand_mirror: bool = True
+    color: int = 0
+    cutoff: int = 0
+
+    def check(self):
+        """Raise UserError for settings that mean nothing. Returns self."""
+        if self.color not in (0, 1, 2):
+            raise UserError(f"colour augmentation {self.color!r}; expected 0 (none), 1 (jitter) or 2 (and JPEG noise)")
+        if self.cutoff < 0:
+            raise UserError(f"cutoff {self.cutoff}; expected the side of a square in pixels, or 0 for none")
+        return self
+
+    def draw(self, random, count, image_shape):
+        """What happens to each of `count` images of image_shape (height, width): a list of Change.
+
+        random: RandomState, of which the same numbers are taken whatever the settings are.
+        """
+        mirror, compress, cut = random.random_sample((3, count)) < 0.5
+        factors = random.uniform(1 - _JITTER, 1 + _JITTER, (count, 3))
+        orders = random.random_sample((count, 3)).argsort(axis=1)
+        qualities = random.randint(_QUALITIES[0], _QUALITIES[1] + 1, count)
+        centres = (random.random_sample((count, 2)) * image_shape).astype(int)
+        return [Change(self.rand_mirror and mirror[i],
+                       tuple(zip(orders[i], factors[i])) if self.color else (),
+                       int(qualities[i]) if self.color == 2 and compress[i] else None,
+                       _square(centres[i], self.cutoff) if self.cutoff and cut[i] else None) for i in range(count)]
+
+
+def _square(centre, side):
+    """Rows and columns of a square, as slices that begin inside the image."""
+    starts = centre - side // 2
+    return tuple(slice(max(start, 0), start + side) for start in starts.tolist())
+
+
+class Change(NamedTuple):
+    """What is done to one image: mirror: bool; colours: (which, factor) in order, 0 brightness, 1 contrast,
+    2 saturation; quality: of JPEG coding or None; cut: (rows, columns) made grey, or None."""
+
+    mirror: bool
+    colours: tuple
+    quality: int
+    cut: tuple
+
+    def __call__(self, image):
+        """Change an image, (H, W, 3) uint8 BGR; returns one of the same shape, values rounded and cut to 0..255."""
+        if self.mirror:
+            image = cv2.flip(image, 1)
+        if self.colours:
+            image = cv2.transform(image, _colour_matrix(self.colours, np.array(cv2.mean(image)[:3])))
+        if self.quality is not None:
+            coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1]
+            image = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        if self.cut is not None:
+            image[self.cut] = _GREY
+        return image
+
+
+def _colour_matrix(colours, mean):
+    """The changes of colour as one affine map: (3, 4), of pixels (B, G, R, 1). mean: (3,), of the image.
+
+    Each is affine: brightness f·x; contrast f·x + (1 − f)·the image's mean luma; saturation f·x + (1 − f)·x's luma.
+    """
+    matrix, shift = np.eye(3), np.zeros(3)
+    for which, factor in colours:
+        step, luma = factor * np.eye(3), 0.0
+        if which == 1:
+            luma = (1 - factor) * _LUMA @ (matrix @ mean + shift)
+        elif which == 2:
+            step += (1 - factor) * np.outer(np.ones(3), _LUMA)
+        matrix, shift = step @ matrix, step @ shift + luma
+    return np.column_stack([matrix, shift])

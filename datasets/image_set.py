@@ -1,0 +1,75 @@
+"""What all training sets on disk have in common: images by position, whichever files hold them."""
+import numpy as np
+from tqdm import trange
+
+from common.errors import DataError, UserError
+
+
+class ImageSet:
+    """Labelled images by position; any number of threads may read.
+
+    Attributes: folder; path, of the one file that holds the images, else the folder; num_classes and image_shape
+    (height, width) from `property`; num_identities, the number of identity records (None where the set has none);
+    numbers, (len,) int64, the record number of every image.
+    A subclass sets them, and: _readers, a RecordReader for each file; _offsets, (len,) int64, where records begin;
+    _files, (len,) integers, which reader has them, or None for the first; _identities, (len,) integers, or None.
+    """
+
+    _files = _identities = num_identities = None
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def close(self):
+        """Close the files."""
+        for reader in self._readers:
+            reader.close()
+
+    def where(self, i):
+        """What messages call image i: file and record number."""
+        return f"{self._reader_of(i).path} record {self.numbers[i]}"
+
+    def read(self, i):
+        """Read image i, 0 <= i < len. Returns (encoded image: bytes, class label: int in [0, num_classes)).
+
+        Raises DataError, with the record number, for a damaged record and for a label that is no class.
+        """
+        labels, image = self._reader_of(i).read(self._offsets[i], self.numbers[i])
+        label = labels[0]
+        if not (0 <= label < self.num_classes and label == int(label)):
+            raise DataError(f"{self.where(i)}: label {label:.9g}; expected a whole number in [0, {self.num_classes}), "
+                            f"for `property` says {self.num_classes} classes")
+        if not image:
+            raise DataError(f"{self.where(i)}: holds no image")
+        return image, int(label)
+
+    def identities(self):
+        """Which identity each image is of, (len,) integers, numbered from 0.
+
+        From the identity records; where the set has none (or too many images for them), from the label of every image,
+        for which all are read under a bar.
+        """
+        if self._identities is None:
+            labels = [self.read(i)[1] for i in trange(len(self), desc="labels", unit="image", disable=None)]
+            self._identities = np.unique(labels, return_inverse=True)[1]
+        return self._identities
+
+    def shuffled(self, random):
+        """The images' positions in random order, (len,) int64; random: RandomState."""
+        return random.permutation(len(self))
+
+    def _reader_of(self, i):
+        return self._readers[0 if self._files is None else self._files[i]]
+
+    def _keep_identities(self, min_images):
+        """Leave out identities with fewer images than this. Raises UserError where none is left."""
+        if min_images < 2:
+            return
+        identities = self.identities()
+        sizes = np.bincount(identities)
+        kept = sizes[identities] >= min_images
+        if not kept.any():
+            raise UserError(f"{self.path}: no identity has {min_images} images; the largest has {sizes.max()}")
+        self.numbers, self._offsets, self._identities = self.numbers[kept], self._offsets[kept], identities[kept]
+        if self._files is not None:
+            self._files = self._files[kept]
