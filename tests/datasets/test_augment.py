@@ -33,7 +33,8 @@ def test_colour_against_a_reference():
         image = picture(seed)
         orders.add(tuple(which for which, _ in change.colours))
         assert all(0.875 <= factor <= 1.125 for _, factor in change.colours)
-        np.testing.assert_allclose(change(image), step_by_step(image, change.colours), atol=0.6)  # OpenCV counts in 1/1024
+        # OpenCV rounds the factors to 1/1024
+        np.testing.assert_allclose(change(image), step_by_step(image, change.colours), atol=0.9)
     assert len(orders) == 6
 
 
