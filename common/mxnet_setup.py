@@ -2,6 +2,7 @@
 
 Threads are set before MXNet is imported, for afterwards it is too late: left alone, MXNet takes half the cores.
 """
+import ctypes
 import importlib
 import os
 import platform
@@ -79,6 +80,23 @@ def _missing_library(message):
                 "libcuda.so": "install the NVIDIA driver, or mxnet==1.9.1 (the CPU wheel)"}
     advice = next((advice for name, advice in packages.items() if name in message), "see the README, 'Install'")
     return f"MXNet cannot load a system library ({message}): {advice}"
+
+
+def empty_on_host(shape, dtype):
+    """A new NDArray in the CPU's memory, and a NumPy array that is the same memory: (array, view).
+
+    What is written to the view is in the array, without MXNet's copy, which takes bytes one by one. The view keeps the
+    array alive; it must not be written to any longer once the array is handed on.
+    """
+    import numpy as np
+
+    array, address = mx.nd.empty(shape, mx.cpu(), dtype), ctypes.c_void_p()
+    array.wait_to_read()
+    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = (ctypes.c_char * size).from_address(address.value)
+    memory.owner = array
+    return array, np.frombuffer(memory, dtype).reshape(shape)
 
 
 def reason(error):

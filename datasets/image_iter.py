@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from common.errors import UserError
-from common.mxnet_setup import cpu_count, mx
+from common.mxnet_setup import cpu_count, empty_on_host, mx
 from datasets.augment import Augmentation
 from datasets.images import decode_into
 
@@ -98,7 +98,7 @@ class ImageIter(_Iter):
         self._pending.popleft()
         self.position += 1
         self._submit()
-        return self._batch(mx.nd.array(batch.data, dtype=np.uint8), mx.nd.array(batch.label), batch.index)
+        return self._batch(batch.data, batch.label, batch.index)
 
     def close(self):
         """Stop the threads. Batches cannot be read afterwards."""
@@ -121,18 +121,19 @@ class ImageIter(_Iter):
         images = self._order[start:start + self.batch_size]
         random = np.random.RandomState([self._seed, self.epoch, self._part.start + start])
         changes = self._augmentation.draw(random, self.batch_size, self._set.image_shape)
-        data, label = np.empty(self.provide_data[0].shape, np.uint8), np.empty(self.batch_size, np.float32)
+        (data, pixels), (label, classes) = (empty_on_host(one.shape, one.dtype)
+                                            for one in self.provide_data + self.provide_label)
         bounds = np.linspace(0, self.batch_size, self._workers + 1).astype(int)
-        tasks = [self._pool.submit(_decode, self._set, images[a:b], changes[a:b], data[a:b], label[a:b])
+        tasks = [self._pool.submit(_decode, self._set, images[a:b], changes[a:b], pixels[a:b], classes[a:b])
                  for a, b in zip(bounds, bounds[1:]) if a < b]
         return _Batch(data, label, self._set.numbers[images], tasks)
 
 
-def _decode(training_set, images, changes, data, label):
-    """A thread's share of a batch; data (n, 3, H, W) and label (n,) are written to."""
+def _decode(training_set, images, changes, pixels, classes):
+    """A thread's share of a batch; pixels (n, 3, H, W) and classes (n,) are written to."""
     for row, image in enumerate(images):
-        encoded, label[row] = training_set.read(image)
-        decode_into(data[row], encoded, training_set.where(image), changes[row])
+        encoded, classes[row] = training_set.read(image)
+        decode_into(pixels[row], encoded, training_set.where(image), changes[row])
 
 
 class SyntheticIter(_Iter):

@@ -12,7 +12,8 @@ class ImageSet:
     (height, width) from `property`; num_identities, the number of identity records (None where the set has none);
     numbers, (len,) int64, the record number of every image.
     A subclass sets them, and: _readers, a RecordReader for each file; _offsets, (len,) int64, where records begin;
-    _files, (len,) integers, which reader has them, or None for the first; _identities, (len,) integers, or None.
+    _sizes, (len,) int32, bytes to the record behind, or to the end; _files, (len,) integers, which reader has them, or
+    None for the first; _identities, (len,) integers, or None.
     """
 
     _files = _identities = num_identities = None
@@ -34,8 +35,8 @@ class ImageSet:
 
         Raises DataError, with the record number, for a damaged record and for a label that is no class.
         """
-        labels, image = self._reader_of(i).read(self._offsets[i], self.numbers[i])
-        label = labels[0]
+        labels, image = self._reader_of(i).read(self._offsets[i], self.numbers[i], self._sizes[i])
+        label = float(labels[0])
         if not (0 <= label < self.num_classes and label == int(label)):
             raise DataError(f"{self.where(i)}: label {label:.9g}; expected a whole number in [0, {self.num_classes}), "
                             f"for `property` says {self.num_classes} classes")
@@ -70,6 +71,8 @@ class ImageSet:
         kept = sizes[identities] >= min_images
         if not kept.any():
             raise UserError(f"{self.path}: no identity has {min_images} images; the largest has {sizes.max()}")
-        self.numbers, self._offsets, self._identities = self.numbers[kept], self._offsets[kept], identities[kept]
+        self.numbers, self._offsets, self._sizes = (column[kept] for column in (self.numbers, self._offsets,
+                                                                                self._sizes))
+        self._identities = identities[kept]
         if self._files is not None:
             self._files = self._files[kept]

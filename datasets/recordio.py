@@ -18,6 +18,7 @@ MAGIC = struct.pack("<I", 0xCED7230A)
 FRAME = struct.Struct("<4sI")  # magic, then 3 bits of part flag and 29 bits of length
 HEADER = struct.Struct("<IfQQ")  # number of labels in the array behind it (0: none), the one label, record number, 0
 _LENGTH_BITS = 29
+_AT_ONCE = 1 << 20  # bytes; a damaged index may announce a frame as long as the file
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)  # part flags
 
 
@@ -45,14 +46,15 @@ class RecordReader:
         """Close the file; nothing can be read afterwards."""
         self._file.close()
 
-    def read(self, offset, number):
+    def read(self, offset, number, size=0):
         """Read one record.
 
-        offset: where it starts, in bytes; number: its number, for messages.
+        offset: where it starts, in bytes; number: its number, for messages; size: of its frame, in bytes, as far as
+        the caller knows it: a whole one is then read at once.
         Returns (labels, payload): a 1-D float32 array and the bytes behind the header, which may be none.
         Raises DataError, with file and record number, for anything that is not a whole record.
         """
-        record = self._read_parts(offset, number)
+        record = self._read_whole(offset, size) or self._read_parts(offset, number)
         if len(record) < HEADER.size:
             self._fail(number, f"{len(record)} bytes; expected a header of {HEADER.size}")
         count, label, _, _ = HEADER.unpack_from(record)
@@ -62,6 +64,17 @@ class RecordReader:
         if count == 0:
             return np.array([label], np.float32), record[end:]
         return np.frombuffer(record, "<f4", count, HEADER.size).astype(np.float32), record[end:]
+
+    def _read_whole(self, offset, size):
+        """The record in a frame of at most `size` bytes, or None where this is not all there is to it."""
+        if size < FRAME.size:
+            return None
+        data = os.pread(self._file.fileno(), min(size, _AT_ONCE), offset)
+        if len(data) < FRAME.size:
+            return None
+        magic, length = FRAME.unpack_from(data)  # the part flag of a whole record adds nothing to the length
+        end = FRAME.size + length
+        return data[FRAME.size:end] if magic == MAGIC and end <= len(data) else None
 
     def _read_parts(self, offset, number):
         parts = []
@@ -213,3 +226,11 @@ def _check_offsets(path, numbers, offsets, rec_size):
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(twice):
         raise DataError(f"{path}: record {ordered[twice[0]]} is listed twice")
+
+
+def frame_sizes(offsets, rec_size):
+    """Bytes from each record to the one behind it in the file, (M,) int32, in the order of `offsets`, (M,) int64."""
+    order = np.argsort(offsets, kind="stable")
+    sizes = np.empty(len(offsets), np.int32)
+    sizes[order] = np.minimum(np.diff(offsets[order], append=rec_size), np.iinfo(np.int32).max)
+    return sizes

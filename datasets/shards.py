@@ -14,7 +14,7 @@ from tqdm import tqdm, trange
 from common.errors import DataError, UserError
 from common.files import new_folder, write_text
 from datasets.image_set import ImageSet
-from datasets.recordio import RecordReader, RecordWriter, read_index
+from datasets.recordio import RecordReader, RecordWriter, frame_sizes, read_index
 from datasets.training_set import TrainingSet, read_property
 
 CHUNK = 256  # images that are read in one run
@@ -46,6 +46,8 @@ class ShardSet(ImageSet):
         self._readers = [RecordReader(path) for path in _shard_paths(self.folder)]
         parts = [read_index(reader.path.with_suffix(".idx"), reader.size) for reader in self._readers]
         self.numbers, self._offsets = (np.concatenate(columns) for columns in zip(*parts))
+        self._sizes = np.concatenate([frame_sizes(offsets, reader.size)
+                                      for reader, (_, offsets) in zip(self._readers, parts)])
         self._files = np.repeat(np.arange(len(parts), dtype=np.int32), [len(numbers) for numbers, _ in parts])
         self._keep_identities(min_images)
 

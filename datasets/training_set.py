@@ -7,7 +7,7 @@ import numpy as np
 from common.errors import DataError, UserError
 from common.files import read_bytes, replacing
 from datasets.image_set import ImageSet
-from datasets.recordio import FRAME, HEADER, RecordReader, RecordWriter, read_index
+from datasets.recordio import FRAME, HEADER, RecordReader, RecordWriter, frame_sizes, read_index
 
 _EXACT = 1 << 24  # float32, in which identity headers are stored, holds whole numbers below this one only
 _IDENTITY_SIZE = FRAME.size + HEADER.size + 8  # bytes of an identity record: two labels and no image
@@ -56,10 +56,11 @@ class TrainingSet(ImageSet):
         if numbers[0] != 0:
             raise DataError(f"{self.folder / 'train.idx'}: no record 0; is the index cut short?")
         header, payload = self._readers[0].read(offsets[0], 0)
+        sizes = frame_sizes(offsets, self._readers[0].size)
         if payload or len(header) != 2:  # record 0 is an image like all others
             chosen = slice(None)
         elif header[1] >= _EXACT:
-            is_identity = _frame_sizes(offsets, self._readers[0].size) == _IDENTITY_SIZE
+            is_identity = sizes == _IDENTITY_SIZE
             is_image = ~is_identity
             is_image[0] = False
             self.num_identities, chosen = int(np.count_nonzero(is_identity[1:])), is_image
@@ -67,7 +68,7 @@ class TrainingSet(ImageSet):
             ranges = self._read_ranges(header, numbers, offsets)
             self.num_identities, chosen = len(ranges), self._in_ranges(ranges, numbers)
             self._identities = np.repeat(np.arange(len(ranges), dtype=np.int32), ranges[:, 1] - ranges[:, 0])
-        self.numbers, self._offsets = numbers[chosen], offsets[chosen]
+        self.numbers, self._offsets, self._sizes = numbers[chosen], offsets[chosen], sizes[chosen]
 
     def _read_ranges(self, header, numbers, offsets):
         """The image numbers [a, b) of every identity: (num_identities, 2) int64."""
@@ -118,14 +119,6 @@ class TrainingSet(ImageSet):
 
     def _fail(self, number, message):
         raise DataError(f"{self.path} record {number}: {message}")
-
-
-def _frame_sizes(offsets, rec_size):
-    """Bytes from each record to the one behind it in the file, in the order given."""
-    order = np.argsort(offsets, kind="stable")
-    sizes = np.empty_like(offsets)
-    sizes[order] = np.diff(offsets[order], append=rec_size)
-    return sizes
 
 
 def write_training_set(folder, identities, image_shape=(112, 112)):

@@ -7,16 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common import check_python, mxnet_setup
-from common.mxnet_setup import mx
+from common.mxnet_setup import empty_on_host, mx
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = """
 from common.cli import run
 def main():
-    from common.mxnet_setup import mx
+    from common.mxnet_setup import empty_on_host, mx
     print(mx.seen)
 run(main)
 """
@@ -182,3 +183,16 @@ class TestCheckPython:
         """A Python that is too old must get as far as saying so."""
         import ast
         ast.parse((ROOT / "common" / "check_python.py").read_text(), feature_version=(3, 4))
+
+
+def test_memory_that_numpy_and_mxnet_share():
+    array, view = empty_on_host((3, 5), np.uint8)
+    view[:] = np.arange(15).reshape(3, 5)
+    assert array.dtype == np.uint8 and array.shape == (3, 5)
+    np.testing.assert_array_equal(array.asnumpy(), view)
+    np.testing.assert_array_equal((array.astype("float32") * 2).asnumpy(), 2.0 * view)
+    del array  # the view alone keeps the memory
+    others = [mx.nd.full((3, 5), 99, dtype=np.uint8) for _ in range(50)]
+    mx.nd.waitall()
+    np.testing.assert_array_equal(view, np.arange(15).reshape(3, 5))
+    assert len(others) == 50
