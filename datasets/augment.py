@@ -8,7 +8,7 @@ import numpy as np
 from common.errors import UserError
 
 _JITTER = 0.125  # the original's: brightness, contrast and saturation each change by up to this share
-_LUMA = np.array([0.114, 0.587, 0.299])  # of blue, green, red
+_LUMA = (0.114, 0.587, 0.299)  # of blue, green, red
 _QUALITIES = (2, 20)  # of the original's JPEG noise
 _GREY = 128
 
@@ -41,8 +41,8 @@ class Augmentation(NamedTuple):
         random: RandomState, of which the same numbers are taken whatever the settings are.
         """
         mirror, compress, cut = random.random_sample((3, count)) < 0.5
-        factors = random.uniform(1 - _JITTER, 1 + _JITTER, (count, 3))
-        orders = random.random_sample((count, 3)).argsort(axis=1)
+        factors = random.uniform(1 - _JITTER, 1 + _JITTER, (count, 3)).tolist()
+        orders = random.random_sample((count, 3)).argsort(axis=1).tolist()
         qualities = random.randint(_QUALITIES[0], _QUALITIES[1] + 1, count)
         centres = (random.random_sample((count, 2)) * image_shape).astype(int)
         return [Change(self.rand_mirror and mirror[i],
@@ -71,7 +71,7 @@ class Change(NamedTuple):
         if self.mirror:
             image = cv2.flip(image, 1)
         if self.colours:
-            image = cv2.transform(image, _colour_matrix(self.colours, np.array(cv2.mean(image)[:3])))
+            image = cv2.transform(image, _colour_matrix(self.colours, cv2.mean(image)))
         if self.quality is not None:
             coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1]
             image = cv2.imdecode(coded, cv2.IMREAD_COLOR)
@@ -81,16 +81,19 @@ class Change(NamedTuple):
 
 
 def _colour_matrix(colours, mean):
-    """The changes of colour as one affine map: (3, 4), of pixels (B, G, R, 1). mean: (3,), of the image.
+    """The changes of colour as one affine map, (3, 4), of pixels (B, G, R, 1). mean: (B, G, R) of the image.
 
-    Each is affine: brightness f·x; contrast f·x + (1 − f)·the image's mean luma; saturation f·x + (1 − f)·x's luma.
+    Brightness is f·x; contrast f·x + (1 − f)·the image's mean luma; saturation f·x + (1 − f)·x's own luma. So all of
+    them together are a·x + c·luma(x) + b, with the same b for all three colours.
     """
-    matrix, shift = np.eye(3), np.zeros(3)
-    for which, factor in colours:
-        step, luma = factor * np.eye(3), 0.0
-        if which == 1:
-            luma = (1 - factor) * _LUMA @ (matrix @ mean + shift)
-        elif which == 2:
-            step += (1 - factor) * np.outer(np.ones(3), _LUMA)
-        matrix, shift = step @ matrix, step @ shift + luma
-    return np.column_stack([matrix, shift])
+    a, c, b = 1.0, 0.0, 0.0
+    mean_luma = sum(share * value for share, value in zip(_LUMA, mean))
+    for which, f in colours:
+        if which == 0:
+            a, c, b = f * a, f * c, f * b
+        elif which == 1:
+            a, c, b = f * a, f * c, b + (1 - f) * (a + c) * mean_luma
+        else:
+            a, c = f * a, f * c + (1 - f) * (a + c)
+    return np.array([[c * share + a * (row == column) for column, share in enumerate(_LUMA)] + [b]
+                     for row in range(3)])
