@@ -5,11 +5,11 @@ from contextlib import closing
 import numpy as np
 from tqdm import tqdm, trange
 
+from common.embeddings import normalise
 from common.errors import UserError
 from common.mxnet_setup import mx
 from datasets.image_iter import ImageIter
 from datasets.recordio import RecordReader, read_index
-from eval.embeddings import normalise
 from recognition.pair_losses import check_batch_size
 
 _EXACT = 1 << 24  # float32, in which identity records hold their ranges, counts to this
