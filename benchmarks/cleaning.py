@@ -53,17 +53,17 @@ def measure_noise(embeddings, labels):
 
 def _rates(labels, spoilt, angles, limit):
     """Precision and recall, and the share of right images that are found, with deviations over the seeds."""
-    found = [(one != labels, angle > limit) for one, angle in zip(spoilt, angles)]
-    return {"precision": _spread([found[wrong].mean() if wrong.any() else np.nan
-                                  for wrong, found in ((beyond, wrong) for wrong, beyond in found)]),
-            "recall": _spread([beyond[wrong].mean() if wrong.any() else np.nan for wrong, beyond in found]),
-            "right images found": _spread([beyond[~wrong].mean() for wrong, beyond in found])}
+    seeds = [(one != labels, angle > limit) for one, angle in zip(spoilt, angles)]
+    is_spoilt = (spoilt[0] != labels).any()
+    return {"precision": _spread([wrong[beyond].mean() for wrong, beyond in seeds]) if is_spoilt else "",
+            "recall": _spread([beyond[wrong].mean() for wrong, beyond in seeds]) if is_spoilt else "",
+            "right images found": _spread([beyond[~wrong].mean() for wrong, beyond in seeds])}
 
 
 def _spread(values):
     from benchmarks.measure import spread
     mean, deviation = spread([float(value) for value in values])
-    return "" if np.isnan(mean) else f"{mean:.4f} ± {deviation:.4f}"
+    return f"{mean:.4f} ± {deviation:.4f}"
 
 
 def measure_merging(embeddings, labels):

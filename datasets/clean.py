@@ -7,7 +7,7 @@ identities that a test set has.
     python datasets/clean.py overlap --model models/r100,1 --dataset emore --embeddings emore-embedded \\
                                      --test datasets/faces_emore/lfw.bin --output emore-lfw
     python datasets/clean.py apply   --dataset emore --embeddings emore-embedded --output datasets/emore-clean \\
-                                     --decisions emore-judged/decisions.csv page-0001.csv emore-pairs/decisions.csv
+                                     --decisions emore-judged/decisions.csv emore-judged-page-0001.csv
 
 judge, merge and overlap write decisions.csv, and pages on which a person decides what is doubtful; apply writes the
 cleaned set. See docs/cleaning.md.

@@ -87,7 +87,7 @@ def _parse(path, number, row, columns, decisions):
                         f"{','.join(columns)}")
     if row["decision"] not in decisions:
         raise DataError(f"{path} line {number}: found decision {row['decision']!r}; expected {', '.join(decisions)}")
-    return tuple(map(int, key)), row["decision"]
+    return tuple(sorted(map(int, key))), row["decision"]  # a pair is the same in either order
 
 
 def apply_decisions(embedded, training_set, paths, output, progress=True):

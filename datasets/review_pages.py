@@ -1,10 +1,11 @@
 """HTML pages on which a person decides, image by image; each is one file that needs neither network nor server.
 
 A page holds cards: what is to be decided, with buttons, beside pictures to compare it with. Its button saves the
-decisions as a CSV file, which `datasets/clean.py apply` takes.
+decisions as a CSV file named <folder>-page-0001.csv, which `datasets/clean.py apply` takes.
 """
 import base64
 import html
+import json
 from pathlib import Path
 from typing import List, NamedTuple, Tuple
 
@@ -38,19 +39,27 @@ def write_pages(folder, groups, columns, choices, question, per_page=100):
     the decisions there are, the first the one that changes nothing; question: what a person is asked, one line;
     per_page: cards on a page, 1 or more. Returns the number of pages.
     """
-    folder, page, lines = Path(folder), [], []
+    folder = Path(folder)
+    lines = [_write_page(folder, number, page, columns, choices, question)
+             for number, page in enumerate(_split(groups, per_page), 1)]
+    write_text(folder / "index.html", _HEAD.format(title="Pages to decide" if lines else "Nothing to decide")
+               + f"<ol>{''.join(lines)}</ol>\n")
+    return len(lines)
+
+
+def _split(groups, per_page):
+    """Lists of groups with at most per_page cards in all; a group goes to the next page whole where it fits there."""
+    page, count = [], 0
     for group in groups:
         for start in range(0, len(group.cards), per_page):
             part = group._replace(cards=group.cards[start:start + per_page])
-            if page and sum(len(one.cards) for one in page) + len(part.cards) > per_page:
-                lines.append(_write_page(folder, len(lines) + 1, page, columns, choices, question))
-                page = []
+            if page and count + len(part.cards) > per_page:
+                yield page
+                page, count = [], 0
             page.append(part)
+            count += len(part.cards)
     if page:
-        lines.append(_write_page(folder, len(lines) + 1, page, columns, choices, question))
-    write_text(folder / "index.html", _HEAD.format(title="Pages to decide") + "<ol>" + "\n".join(lines) + "</ol>\n"
-               if lines else _HEAD.format(title="Nothing to decide"))
-    return len(lines)
+        yield page
 
 
 def _write_page(folder, number, page, columns, choices, question):
@@ -59,9 +68,13 @@ def _write_page(folder, number, page, columns, choices, question):
     body = "\n".join(_group(group, choices) for group in page)
     buttons = "".join(f'<button class=rest value="{choice}">all others: {choice}</button>' for choice in choices)
     write_text(folder / f"{name}.html", _HEAD.format(title=f"{name}: {question}")
-               + _TOP.format(buttons=buttons) + body + _SCRIPT.replace("NAME", name).replace(
-                   "COLUMNS", ",".join((*columns, "decision"))))
-    return f'<li><a href="{name}.html">{name}</a>: {count} to decide, {html.escape(page[0].title)} and on'
+               + _TOP.format(buttons=buttons) + body + _SCRIPT % (
+                   ",".join((*columns, "decision")), _script_text(f"{folder.name}-{name}.csv")))
+    return f'<li><a href="{name}.html">{name}</a>: {count} to decide, {html.escape(page[0].title)} and on\n'
+
+
+def _script_text(text):
+    return json.dumps(text).replace("<", "\\u003c")  # so that no name of a folder ends the script
 
 
 def _group(group, choices):
@@ -116,8 +129,8 @@ document.querySelectorAll("button.rest").forEach(button => button.onclick = () =
 document.getElementById("save").onclick = () => {
   const lines = cards.map(card => card.dataset.key + "," + (chosen(card) ? chosen(card).value : "review"));
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(["COLUMNS\\n" + lines.join("\\n") + "\\n"], {type: "text/csv"}));
-  link.download = "NAME.csv";
+  link.href = URL.createObjectURL(new Blob(["%s\\n" + lines.join("\\n") + "\\n"], {type: "text/csv"}));
+  link.download = %s;
   link.click();
 };
 show();

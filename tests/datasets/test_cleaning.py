@@ -154,7 +154,7 @@ class TestDecisions:
     def test_later_ones_hold_unless_undecided(self, tmp_path):
         found = read_decisions(self.lists(
             tmp_path, "record,identity,angle,decision\n1,0,80.0,drop\n2,0,70.0,review\n3,0,60.0,review\n4,0,9,drop\n",
-            "record,decision\n1,keep\n2,drop\n4,review\n", "identity,other,decision\n3,4,merge\n4,5,keep\n",
+            "record,decision\n1,keep\n2,drop\n4,review\n", "identity,other,decision\n3,4,merge\n4,5,merge\n5,4,keep\n",
             "\ufeffidentity,decision\r\n7,drop\r\n8,review\r\n"))
         assert found == ({2: "1.csv", 4: "0.csv"}, {7: "3.csv"}, ((3, 4),), 2)
 
@@ -267,6 +267,7 @@ def test_pages_are_bounded_and_complete(tmp_path_factory, counts, per_page):
         f"{k},{number}" for group in groups for k, number in (card.key for card in group.cards)]
     assert all(1 <= len(page.keys) <= per_page and page.checked == ["drop"] * len(page.keys) for page in read)
     assert all("<b>" not in page.text and "<i>" not in page.text and "identity,record,decision" in page.text
+               and f'link.download = "{folder.name}-page-' in page.text
                and not re.search("https?:|<link|src=\"(?!data:)", page.text) for page in read)
     assert {picture[:15] for page in read for picture in page.pictures} <= {"data:image/jpeg", "data:image/png;"}
     assert re.findall('href="(.*?)"', (folder / "index.html").read_text()) == [
