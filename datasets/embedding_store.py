@@ -24,7 +24,6 @@ from common.files import read_bytes, write_text
 from common.mxnet_setup import cpu_count
 from datasets.images import decode_into
 
-DTYPES = ("float16", "float32")
 _COLUMNS = ("embeddings", "labels", "digests")
 _SAVE_SECONDS = 60  # what an interrupted run loses at most, in time
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16  # places of train.rec that the set's hash looks at
@@ -89,7 +88,7 @@ def embed_set(model, training_set, output, devices=None, batch_size=64, dtype="f
     """Embed every image of a training set into a folder; goes on where an earlier run was stopped.
 
     model: 'prefix,epoch'; training_set: a TrainingSet; output: the folder; devices: list of mx.Context, None for all
-    GPUs, else the CPU; batch_size: images that a device embeds at once; dtype: one of DTYPES.
+    GPUs, else the CPU; batch_size: images that a device embeds at once; dtype: on disk, float16 or float32.
     Returns an EmbeddedSet. Raises UserError where the folder holds the embeddings of another model, set or type.
     """
     devices = devices or get_devices()
