@@ -20,7 +20,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from common.cli import ArgumentParser, run
 from common.errors import UserError, unknown_name
-from eval.flags import positive
+from common.flags import positive
 
 IMAGE = (3, 112, 112)
 FACES = {1: 4, 32: 32}  # batch size: faces in a round

@@ -17,7 +17,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, run
-from eval.flags import positive
+from common.flags import positive
 
 BATCH, EMB_SIZE = 64, 128
 PEER = "the original's arcface"

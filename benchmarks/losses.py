@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from common.cli import ArgumentParser, run
 from common.errors import UserError, unknown_name
-from eval.flags import positive
+from common.flags import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 _MILD = ["--loss-s", "16"]

@@ -28,7 +28,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from common.cli import ArgumentParser, run
 from common.errors import UserError
-from eval.flags import positive
+from common.flags import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH_SIZE = 128

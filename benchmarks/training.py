@@ -25,7 +25,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from common.cli import ArgumentParser, run
 from common.errors import UserError, unknown_name
-from eval.flags import positive
+from common.flags import positive
 
 PEERS = ("ours", "straightforward", "defaults", "torch", "torch-channels-last")
 BATCH_SIZES = {"y1": 32, "r18": 8, "m1": 16, "mnas": 16, "vargfacenet": 16}  # others: 4

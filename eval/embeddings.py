@@ -1,9 +1,5 @@
-"""What every protocol does with an embedder: images and their mirrored twins in, unit vectors out."""
-from concurrent.futures import ThreadPoolExecutor
-
+"""What every protocol does with an embedder: images and their mirrored twins are embedded."""
 import numpy as np
-
-from common.errors import UserError
 
 
 def embed_flipped(embed, images):
@@ -13,28 +9,3 @@ def embed_flipped(embed, images):
     """
     mirrored = np.ascontiguousarray(images[..., ::-1])
     return tuple(np.asarray(embed(part), dtype=np.float64) for part in (images, mirrored))
-
-
-def normalise(embeddings, where):
-    """Scale embeddings (N, D) to unit length.
-
-    where: what they are of, for the message. Raises UserError where one is zero or not finite.
-    """
-    norms = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings))
-    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-    if len(bad):
-        raise UserError(f"{where}: {len(bad)} of {len(norms)} embeddings are zero or not finite, the first is number "
-                        f"{bad[0]}: the model's parameters are unusable (has its training diverged?)")
-    return embeddings / norms[:, np.newaxis]
-
-
-def ahead(load, jobs):
-    """Yield load(job) for each job in order; the next one is loaded in a thread while the caller works on this one."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for job in jobs:
-            waiting, ready = pool.submit(load, job), waiting
-            if ready is not None:
-                yield ready.result()
-        if waiting is not None:
-            yield waiting.result()

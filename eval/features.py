@@ -15,10 +15,11 @@ from typing import List, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from common.embeddings import ahead, normalise
 from common.errors import DataError, UserError
 from common.files import read_bytes, write_bytes, write_text
 from datasets.images import UnreadableImage, decode_into
-from eval.embeddings import ahead, embed_flipped, normalise
+from eval.embeddings import embed_flipped
 
 DEPTHS = {"facescrub": 2, "megaface": 3}  # parts of an entry that name its feature file
 _HEADER = struct.Struct("<4i")

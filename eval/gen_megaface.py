@@ -13,9 +13,9 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from common.cli import ArgumentParser, run
 from common.errors import UserError
+from common.flags import add_device_flags, device_names, positive
 from datasets.images import parse_image_size
 from eval.features import claim, dump_features, read_list, unreadable_path
-from eval.flags import add_device_flags, device_names, positive
 
 
 def parse_args(args=None):

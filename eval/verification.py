@@ -20,14 +20,15 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, run
+from common.embeddings import ahead, normalise
 from common.errors import UserError
 from common.files import write_text
+from common.flags import add_device_flags, device_names, positive
 from datasets import find_dataset, find_target, list_targets
 from datasets.images import parse_image_size
 from datasets.packs import load_pack
 from eval import metrics
-from eval.embeddings import ahead, embed_flipped, normalise
-from eval.flags import add_device_flags, device_names, positive
+from eval.embeddings import embed_flipped
 from eval.verification_report import as_json, report_lines, write_bad_cases, write_embeddings, write_pictures
 
 FARS = (1e-3, 1e-4)

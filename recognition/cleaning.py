@@ -4,25 +4,21 @@ Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy
 trained with K centres for each class gathers clean faces around one of them, the dominant one, and leaves hard and
 wrongly labelled ones to the others. Without the images that are far from the dominant one, K = 1 can be trained.
 """
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from common import checkpoint
 from common.devices import get_devices
 from common.embedder import Embedder, embedding_of
+from common.embeddings import normalise
 from common.errors import DataError, UserError
-from common.files import new_folder, replacing
-from common.mxnet_setup import cpu_count
+from common.files import new_folder
 from datasets import find_dataset
-from datasets.images import decode_into
-from datasets.training_set import TrainingSet, write_training_set
-from eval.embeddings import ahead, normalise
-
-_BIN = 5  # degrees in a line of the histogram
+from datasets.cleaned_set import counts_lines, histogram_lines, write_cleaned_set, write_table
+from datasets.embedding_store import embed_images, source_of
+from datasets.training_set import TrainingSet
 
 
 class Cleaning(NamedTuple):
@@ -99,27 +95,10 @@ def own_angles(embed, centres, training_set, batch_size=64, progress=True):
     """
     labels = np.empty(len(training_set), np.int64)
     angles = np.empty((len(training_set), centres.shape[1]), np.float32)
-    with ThreadPoolExecutor(cpu_count()) as pool, tqdm(total=len(labels), unit="image", desc="embedding",
-                                                       disable=not progress) as bar:
-        def load(rows):
-            images = np.empty((len(rows), 3, *training_set.image_shape), np.uint8)
-            labels[rows] = list(pool.map(lambda row, planes: _read(training_set, row, planes), rows, images))
-            return rows, images
-
-        for rows, images in ahead(load, np.split(np.arange(len(labels)), range(batch_size, len(labels), batch_size))):
-            first, last = training_set.numbers[rows[[0, -1]]]
-            unit = normalise(embed(images), f"{training_set.path} records {first} to {last}")
-            cosines = np.einsum("nd,nkd->nk", unit, centres[labels[rows]])
-            angles[rows] = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
-            bar.update(len(rows))
+    for rows, own, unit, _ in embed_images(embed, source_of(training_set), batch_size, progress=progress):
+        cosines = np.einsum("nd,nkd->nk", unit, centres[own])
+        labels[rows], angles[rows] = own, np.degrees(np.arccos(np.clip(cosines, -1, 1)))
     return labels, angles
-
-
-def _read(training_set, row, planes):
-    """Decode an image into planes, (3, H, W); returns its class label."""
-    encoded, label = training_set.read(row)
-    decode_into(planes, encoded, training_set.where(row))
-    return label
 
 
 def dominant_centres(labels, angles):
@@ -152,43 +131,15 @@ def judge(numbers, labels, angles, limit):
 
 def _write(folder, training_set, cleaning, progress):
     """Write the cleaned set and its two lists."""
-    labels, is_dropped = cleaning.labels, cleaning.is_dropped
-    before, after = (np.bincount(part, minlength=training_set.num_classes) for part in (labels, labels[~is_dropped]))
-    left = np.flatnonzero(after)
-    kept = np.flatnonzero(~is_dropped)
-    kept = kept[np.argsort(labels[kept], kind="stable")]
-    with tqdm(total=len(kept), unit="image", desc="writing", disable=not progress) as bar:
-        def images(rows):
-            for row in rows:
-                yield training_set.read(row)[0]
-                bar.update()
-
-        write_training_set(folder, map(images, np.split(kept, np.cumsum(after[left])[:-1])), training_set.image_shape)
-    identities = np.full(len(after), -1)
-    identities[left] = np.arange(len(left))
-    _write_table(folder / "identities.csv", "original,images,kept,identity", "%d",
-                 np.arange(len(after)), before, after, identities)
-    _write_table(folder / "dropped.csv", "record,identity,angle,dominant", ("%d", "%d", "%.2f", "%d"),
-                 *(column[is_dropped] for column in (cleaning.numbers, labels, cleaning.angles, cleaning.is_dominant)))
-
-
-def _write_table(path, header, form, *columns):
-    with replacing(path) as temporary:
-        np.savetxt(str(temporary), np.column_stack(columns), form, ",", header=header, comments="")
+    write_cleaned_set(folder, training_set, cleaning.labels, cleaning.is_dropped, progress=progress)
+    columns = cleaning.numbers, cleaning.labels, cleaning.angles, cleaning.is_dominant
+    write_table(folder / "dropped.csv", "record,identity,angle,dominant", ("%d", "%d", "%.2f", "%d"),
+                *(column[cleaning.is_dropped] for column in columns))
 
 
 def summary(cleaning):
     """What was dropped, as lines of text: images and identities before and after, and a histogram of all angles."""
-    labels, kept = cleaning.labels, cleaning.labels[~cleaning.is_dropped]
-    before, after = len(np.unique(labels)), len(np.unique(kept))
-    lines = [f"images: {len(labels):,} before, {len(kept):,} after, {np.mean(cleaning.is_dropped):.2%} dropped",
-             f"identities: {before:,} before, {after:,} after, {before - after:,} without an image left",
-             f"nearest to another sub-centre than the dominant one of {cleaning.num_centres}: "
-             f"{np.mean(~cleaning.is_dominant):.2%} of the images",
-             "angle to the dominant sub-centre, images:"]
-    bins = np.arange(0, 181, _BIN)
-    counts, _ = np.histogram(cleaning.angles, bins)
-    shown = np.flatnonzero(counts)
-    for start, count in zip(bins[shown[0]:shown[-1] + 1], counts[shown[0]:shown[-1] + 1]):
-        lines.append(f"{start:4d}-{start + _BIN:3d}° {count:9,d} {'#' * -(-40 * count // counts.max())}")
-    return lines
+    return [*counts_lines(cleaning.labels, cleaning.is_dropped),
+            f"nearest to another sub-centre than the dominant one of {cleaning.num_centres}: "
+            f"{np.mean(~cleaning.is_dominant):.2%} of the images",
+            "angle to the dominant sub-centre, images:", *histogram_lines(cleaning.angles)]

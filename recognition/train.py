@@ -9,7 +9,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.cli import ArgumentParser, run
-from eval.flags import positive
+from common.flags import positive
 from recognition import presets
 
 

@@ -5,10 +5,10 @@ from contextlib import closing
 import numpy as np
 from tqdm import tqdm
 
+from common.embeddings import normalise
 from common.errors import UserError
 from datasets.identity_iter import IdentityIter, Ordered
 from datasets.image_iter import ImageIter
-from eval.embeddings import normalise
 from recognition.pair_losses import check_batch_size
 
 _EMBEDDED = 512  # images of a bag that are embedded at once, shared by the devices

@@ -1,4 +1,4 @@
-"""Flags that the evaluating commands share."""
+"""Flags that commands share which run a network."""
 from argparse import ArgumentTypeError
 
 

@@ -1,0 +1,60 @@
+"""What every cleaning ends in: a new folder with the images that stay, and lists of what became of the others."""
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.files import replacing
+from datasets.training_set import write_training_set
+
+_BIN = 5  # degrees in a line of the histogram
+
+
+def write_cleaned_set(folder, training_set, labels, is_dropped, merged=None, progress=True):
+    """Write the images that stay, identity by identity, and identities.csv beside them.
+
+    training_set: a TrainingSet of N images; labels: (N,) int, their classes; is_dropped: (N,) bool.
+    merged: (num_classes,) int, for each class the one whose images it joins, itself for most; None: all for themselves.
+    An identity that loses all its images is left out, and those behind it move up. identities.csv (original, images,
+    kept, identity) has a line for each class of the original set, with its class in the new one; -1: left out.
+    """
+    merged = np.arange(training_set.num_classes) if merged is None else merged
+    before, after = (np.bincount(part, minlength=len(merged)) for part in (labels, labels[~is_dropped]))
+    kept = np.flatnonzero(~is_dropped)
+    kept = kept[np.argsort(merged[labels[kept]], kind="stable")]
+    left, counts = np.unique(merged[labels[kept]], return_counts=True)
+    with tqdm(total=len(kept), unit="image", desc="writing", disable=not progress) as bar:
+        def images(rows):
+            for row in rows:
+                yield training_set.read(row)[0]
+                bar.update()
+
+        write_training_set(folder, map(images, np.split(kept, np.cumsum(counts)[:-1])), training_set.image_shape)
+    identities = np.where(after > 0, np.searchsorted(left, merged), -1)
+    write_table(Path(folder, "identities.csv"), "original,images,kept,identity", "%d",
+                np.arange(len(after)), before, after, identities)
+
+
+def write_table(path, header, form, *columns):
+    """Write columns of equal length as CSV, whole or not at all. form: of each column, as `numpy.savetxt` has it."""
+    with replacing(path) as temporary:
+        np.savetxt(str(temporary), np.column_stack(columns), form, ",", header=header, comments="")
+
+
+def counts_lines(labels, is_dropped, merged=None):
+    """How many images and identities there are before and after, as two lines of text."""
+    kept = labels[~is_dropped]
+    before, after = len(np.unique(labels)), len(np.unique(kept if merged is None else merged[kept]))
+    gone = before - len(np.unique(kept))
+    lines = [f"images: {len(labels):,} before, {len(kept):,} after, {np.mean(is_dropped):.2%} dropped",
+             f"identities: {before:,} before, {after:,} after, {gone:,} without an image left"]
+    return lines
+
+
+def histogram_lines(angles):
+    """A histogram of angles in degrees, as lines of text."""
+    bins = np.arange(0, 181, _BIN)
+    counts, _ = np.histogram(angles, bins)
+    shown = np.flatnonzero(counts)
+    return [f"{start:4d}-{start + _BIN:3d}° {count:9,d} {'#' * -(-40 * count // counts.max())}"
+            for start, count in zip(bins[shown[0]:shown[-1] + 1], counts[shown[0]:shown[-1] + 1])]
