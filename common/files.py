@@ -40,6 +40,26 @@ def replacing(path):
         Path(name).unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path):
+    """Give the path of an empty temporary folder beside `path`; when the block ends well, it is moved to `path`.
+
+    Raises UserError where `path` is there and not an empty folder, and where the system refuses to write.
+    """
+    path = Path(path).resolve()
+    try:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise UserError(f"{path}: exists already; name a new folder, or an empty one")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+            folder = Path(temporary, path.name)
+            folder.mkdir()
+            yield folder
+            os.replace(folder, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def read_bytes(path):
     """The bytes of a file. Raises DataError where it is missing or cannot be read."""
     try:
