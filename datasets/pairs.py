@@ -1,5 +1,6 @@
 """Lists of pairs, and the verification packs made of them."""
 from collections import namedtuple
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -66,11 +67,14 @@ def find_image(data_dir, name):
 
     Where none is, the first of these paths; images/ is not looked into where there is no such folder.
     """
-    paths = [Path(data_dir, folder, name) for folder in ("images", "") if Path(data_dir, folder).is_dir()]
-    paths = paths or [Path(data_dir, name)]
-    candidates = [path.with_suffix(suffix) for path in paths
-                  for suffix in dict.fromkeys((path.suffix, ".jpg", ".png"))]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    paths = [Path(data_dir, name)]
+    if Path(data_dir, "images").is_dir():
+        paths.insert(0, Path(data_dir, "images", name))
+    for path in paths:
+        for candidate in chain([path], map(path.with_suffix, (".jpg", ".png"))):
+            if candidate.is_file():
+                return candidate
+    return paths[0]
 
 
 def read_lines(path):

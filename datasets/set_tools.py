@@ -204,8 +204,8 @@ def relabel(source, output, mapping_path, progress=True):
         new = np.full(training_set.num_classes, -2)
         for line, (original, identity) in _read_table(mapping_path, "original", "identity"):
             if not 0 <= original < len(new) or identity < -1 or new[original] != -2:
-                raise DataError(f"{mapping_path} line {line}: class {original} to {identity}; expected each class once, 0 "
-                                f"to {len(new) - 1}, and a new class, or -1 to leave it out")
+                raise DataError(f"{mapping_path} line {line}: found {original}, {identity}; expected each class, 0 to "
+                                f"{len(new) - 1}, once, and a new class, or -1 to leave it out")
             new[original] = identity
         labels = read_labels(training_set, progress)
         unlisted = labels[new[labels] == -2]
