@@ -6,7 +6,7 @@ them. Classes of a new set are 0, 1, ... without a gap; identities.csv beside it
 import csv
 import io
 from bisect import bisect_right
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,21 +63,18 @@ def merge_sets(folders, output, same_path=None, progress=True):
     identities.csv has a line for each class of each set: set, original, images, identity (-1: it has no image).
     Returns Made. Raises UserError and DataError for settings and files that cannot be used, with nothing written.
     """
-    sets = [TrainingSet(folder) for folder in folders]
-    try:
+    with ExitStack() as stack:
+        sets = [stack.enter_context(closing(TrainingSet(folder))) for folder in folders]
         joined, starts = JoinedSets(sets), np.cumsum([0] + [part.num_classes for part in sets])
         people = np.arange(starts[-1]) if same_path is None else _join_people(same_path, starts)
-        with new_folder(output) as folder:
-            classes = np.concatenate([start + read_labels(part, progress) for start, part in zip(starts, sets)])
-            identities = number_classes(people, people[classes])
-            counts = copy_images(folder, joined, np.arange(len(classes)), identities[classes], progress)
-            images = np.bincount(classes, minlength=len(identities))
-            place = np.repeat(np.arange(len(sets)), np.diff(starts))
-            write_table(folder / "identities.csv", set=place, original=np.arange(len(place)) - starts[place],
-                         images=images, identity=np.where(images, identities, -1))
-    finally:
-        for part in sets:
-            part.close()
+        folder = stack.enter_context(new_folder(output))
+        classes = np.concatenate([start + read_labels(part, progress) for start, part in zip(starts, sets)])
+        identities = number_classes(people, people[classes])
+        counts = copy_images(folder, joined, np.arange(len(classes)), identities[classes], progress)
+        images = np.bincount(classes, minlength=len(identities))
+        place = np.repeat(np.arange(len(sets)), np.diff(starts))
+        write_table(folder / "identities.csv", set=place, original=np.arange(len(place)) - starts[place],
+                    images=images, identity=np.where(images, identities, -1))
     return Made(len(counts), sum(counts))
 
 

@@ -21,7 +21,7 @@ from datasets.training_set import TrainingSet, copy_images, write_training_set
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = st.lists(st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=6), min_size=1, max_size=6)
-quick = settings(max_examples=40, deadline=None, derandomize=True)
+quick = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def command(name, *args):
