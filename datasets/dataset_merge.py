@@ -2,7 +2,8 @@
 
     python datasets/dataset_merge.py --include datasets/one,datasets/two --output datasets/both
 
-identities.csv beside the merged set tells the new class of every old one."""
+identities.csv beside the merged set tells the new class of every old one.
+"""
 import sys
 from pathlib import Path
 

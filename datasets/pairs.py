@@ -1,4 +1,5 @@
 """Lists of pairs, and the verification packs made of them."""
+import re
 from collections import namedtuple
 from itertools import chain
 from pathlib import Path
@@ -39,7 +40,7 @@ def read_lfw_pairs(path, data_dir):
     expected = None
     if lines and len(lines[0][1]) < 3:
         line, header = lines.pop(0)
-        if not all(field.isdecimal() for field in header):
+        if not all(is_number(field) for field in header):
             raise bad_line(path, line, header, "'folds pairs', such as '10 300'")
         folds, pairs = [1, *map(int, header)][-2:]
         expected = 2 * folds * pairs
@@ -52,7 +53,7 @@ def read_lfw_pairs(path, data_dir):
 def _lfw_pair(path, line, fields, data_dir):
     names = [fields[0], fields[-2] if len(fields) == 4 else fields[0]]
     numbers = [fields[1], fields[-1]]
-    if len(fields) not in (3, 4) or not all(number.isdecimal() for number in numbers):
+    if len(fields) not in (3, 4) or not all(is_number(number) for number in numbers):
         raise bad_line(path, line, fields, "'name i j' or 'name1 i name2 j'")
     first, second = (_lfw_image(data_dir, name, int(number)) for name, number in zip(names, numbers))
     return Pair(first, second, len(fields) == 3)
@@ -84,6 +85,11 @@ def read_lines(path):
         if content.strip():
             fields = content.strip().split("\t") if "\t" in content.strip() else content.split()
             yield line, [field.strip() for field in fields]
+
+
+def is_number(text):
+    """Whether a field is a whole number, of a plausible length and not negative."""
+    return re.fullmatch("[0-9]{1,9}", text) is not None
 
 
 def bad_line(path, line, fields, expected):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Callable, List, NamedTuple, Optional
 
 from common.errors import DataError, UserError, unknown_name
-from datasets.pairs import Pair, bad_line, find_image, read_lfw_pairs, read_lines
+from datasets.pairs import Pair, bad_line, find_image, is_number, read_lfw_pairs, read_lines
 
 FOLDS = 10
 _FEW = 0.01  # the share of pairs whose labels may contradict their names before a list is refused
@@ -104,7 +104,7 @@ def _read_cfp_images(path, data_dir):
     images = {}
     for line, fields in read_lines(path):
         parts = [part for part in fields[-1].split("/") if part not in ("", ".", "..")]
-        if len(fields) != 2 or not fields[0].isdecimal() or int(fields[0]) in images or not parts:
+        if len(fields) != 2 or not is_number(fields[0]) or int(fields[0]) in images or not parts:
             raise bad_line(path, line, fields, "'number path', each number once")
         images[int(fields[0])] = find_image(data_dir, "/".join(parts))
     return images
@@ -113,7 +113,7 @@ def _read_cfp_images(path, data_dir):
 def _read_cfp_pairs(path, first, second):
     pairs = []
     for line, fields in read_lines(path):
-        numbers = [int(number) if number.strip().isdecimal() else 0 for number in " ".join(fields).split(",")]
+        numbers = [int(number) if is_number(number.strip()) else -1 for number in " ".join(fields).split(",")]
         if len(numbers) != 2 or numbers[0] not in first or numbers[1] not in second:
             raise bad_line(path, line, fields, f"'i,j', numbers in the lists of {len(first)} and {len(second)} images")
         pairs.append(Pair(first[numbers[0]], second[numbers[1]], path.stem == "same"))
@@ -142,7 +142,7 @@ def _read_two_lines(path, data_dir):
     if len(lines) % 2:
         raise DataError(f"{path}: {len(lines)} lines; expected two for each pair")
     for (line, first), (_, second) in zip(lines[::2], lines[1::2]):
-        if not len(first) == len(second) == 2 or first[1] != second[1] or not first[1].isdecimal() or (
+        if not len(first) == len(second) == 2 or first[1] != second[1] or not is_number(first[1]) or (
                 int(first[1]) > FOLDS):
             raise bad_line(path, line, first + second, "'name number' twice, the same number from 0 to 10")
         pair = Pair(find_image(data_dir, first[0]), find_image(data_dir, second[0]), first[1] != "0")
@@ -157,9 +157,9 @@ def _read_ytf(path, data_dir):
     folds = [[] for _ in range(FOLDS)]
     for line, words in read_lines(path):
         fields = [field.strip() for field in " ".join(words).split(",")]
-        if line == 1 and not fields[0].isdecimal():
+        if line == 1 and not is_number(fields[0]):
             continue
-        if len(fields) not in (4, 5) or not fields[0].isdecimal() or not 1 <= int(fields[0]) <= FOLDS or (
+        if len(fields) not in (4, 5) or not is_number(fields[0]) or not 1 <= int(fields[0]) <= FOLDS or (
                 fields[3] not in ("0", "1")):
             raise bad_line(path, line, words, "'split, first name, second name, 0|1, 0|1', splits 1 to 10")
         folds[int(fields[0]) - 1].append(Pair(*(_find_video(data_dir, name) for name in fields[1:3]), fields[3] == "1"))

@@ -3,7 +3,8 @@
     python datasets/rec2image.py --input datasets/faces_emore --output faces
     python datasets/rec2image.py --include datasets/one,datasets/two --output faces
 
-With --input an identity is called by its class, with --include by the set's place in the list and its class: 0_17."""
+With --input an identity is called by its class, with --include by the set's place in the list and its class: 0_17.
+"""
 import sys
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """Give the classes of a training set other numbers, join them, or leave them out.
 
-    python datasets/relabel.py --input datasets/mine --mapping mapping.csv --output datasets/relabelled"""
+    python datasets/relabel.py --input datasets/mine --mapping mapping.csv --output datasets/relabelled
+"""
 import sys
 from pathlib import Path
 

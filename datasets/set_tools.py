@@ -16,7 +16,7 @@ from tqdm import tqdm
 from common.errors import DataError, UserError
 from common.files import new_folder, read_bytes, replacing
 from datasets.images import suffix_of
-from datasets.pairs import bad_line, read_lines
+from datasets.pairs import bad_line, is_number, read_lines
 from datasets.threads import in_order
 from datasets.training_set import TrainingSet, copy_images
 
@@ -139,7 +139,7 @@ def read_classes(path):
     """The whole numbers in a text file, parted by blanks or lines. Raises DataError, with the line, for others."""
     classes = []
     for line, fields in read_lines(path):
-        if not all(field.isdecimal() for field in fields):
+        if not all(is_number(field) for field in fields):
             raise bad_line(path, line, fields, "class numbers")
         classes += map(int, fields)
     return classes
@@ -200,9 +200,9 @@ def relabel(source, output, mapping_path, progress=True):
     with closing(TrainingSet(source)) as training_set, new_folder(output) as folder:
         new = np.full(training_set.num_classes, -2)
         for line, (original, identity) in _read_table(mapping_path, "original", "identity"):
-            if not 0 <= original < len(new) or identity < -1 or new[original] != -2:
+            if not 0 <= original < len(new) or not -1 <= identity < len(new) or new[original] != -2:
                 raise DataError(f"{mapping_path} line {line}: found {original}, {identity}; expected each class, 0 to "
-                                f"{len(new) - 1}, once, and a new class, or -1 to leave it out")
+                                f"{len(new) - 1}, once, and a new class, at most as high, or -1 to leave it out")
             new[original] = identity
         labels = read_labels(training_set, progress)
         unlisted = labels[new[labels] == -2]

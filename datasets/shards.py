@@ -135,8 +135,11 @@ def _read_sample(path, key, members):
 
 
 def _read(path, offset, size):
-    with open(path, "rb", buffering=0) as file:
-        data = os.pread(file.fileno(), size, offset)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), size, offset)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) < size:
         raise DataError(f"{path}: {size} bytes expected at byte {offset}; is the file cut short?")
     return data
@@ -144,6 +147,7 @@ def _read(path, offset, size):
 
 def _list_members(path):
     """The Members of a shard that belong to a sample, in order. Raises DataError for what is no honest tar file."""
+    _read(path, 0, 0)  # says so where it cannot be read
     with _Shard(path) as file:
         tar = None
         while True:

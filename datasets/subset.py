@@ -3,7 +3,8 @@
     python datasets/subset.py --input datasets/faces_emore --output datasets/small --identities 1000 --min-images 10
 
 The flags are applied in the order --classes, --min-images, --identities, --share, --max-images. identities.csv beside
-the new set tells the new class of every old one."""
+the new set tells the new class of every old one.
+"""
 import sys
 from pathlib import Path
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from common.errors import DataError, UserError
 from common.files import new_folder, read_bytes, write_text
 from datasets.images import SUFFIXES
-from datasets.pairs import bad_line, read_checked, read_lines
+from datasets.pairs import bad_line, is_number, read_checked, read_lines
 from datasets.threads import in_order
 from datasets.training_set import TrainingSet, write_training_set
 
@@ -61,7 +61,7 @@ def _read_names(path):
 def _read_pairs(path, num_templates):
     pairs = []
     for line, fields in read_lines(path):
-        if len(fields) != 3 or not all(re.fullmatch("[0-9]{1,18}", field) for field in fields) or (
+        if len(fields) != 3 or not all(map(is_number, fields)) or (
                 max(map(int, fields[:2])) >= num_templates or fields[2] not in ("0", "1")):
             raise bad_line(path, line, fields, f"'class1 class2 0|1', classes below {num_templates}")
         pairs.append([int(field) for field in fields])

@@ -1,7 +1,8 @@
 """Training sets to and from WebDataset shards: tar files of <key>.jpg and <key>.cls, the class in digits.
 
     python datasets/webdataset.py to --input datasets/faces_emore --output shards --shuffle
-    python datasets/webdataset.py from --input shards --output datasets/mine"""
+    python datasets/webdataset.py from --input shards --output datasets/mine
+"""
 import sys
 from pathlib import Path
 

@@ -229,7 +229,7 @@ def test_relabel(new, identities, data):
     source = write(new(), identities)
     used = set(mapping) - {-1}
     if used != set(range(len(used))) or not used:
-        with pytest.raises(UserError, match="without a gap|no image is left"):
+        with pytest.raises(UserError, match="without a gap|no image is left|expected each class"):
             relabel(source, output, path, progress=False)
         assert not output.exists()
         return
@@ -253,6 +253,7 @@ def test_relabel_takes_what_subset_writes(new):
     ("original,identity\n0,0\n0,1\n", "line 3: found 0, 1; expected each class, 0 to 1, once"),
     ("original,identity\n0,0\n2,1\n", "line 3: found 2, 1"),
     ("original,identity\n0,-2\n", "line 2: found 0, -2"),
+    ("original,identity\n0,0\n1,99999999999999999999\n", "line 3: found 1, 9"),
     ("original,identity\n0,0\n1,1.5\n", "line 3: expected whole numbers"),
 ])
 def test_relabel_with_a_bad_mapping(new, text, message):

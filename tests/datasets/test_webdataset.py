@@ -226,6 +226,13 @@ def test_size_in_an_extended_header_that_leads_back(new):
         read_shards(folder, new(), SIZE, progress=False)
 
 
+def test_a_folder_is_no_shard(new):
+    folder = new()
+    (folder / "a.tar").mkdir(parents=True)
+    with pytest.raises(DataError, match="a.tar: cannot be read: Is a directory"):
+        read_shards(folder, new(), SIZE, progress=False)
+
+
 def test_compressed_shards_are_refused(new):
     folder = write_tar(sample("a", 1), new(), mode="w:gz")
     with pytest.raises(DataError, match="a.tar: not a tar file"):
