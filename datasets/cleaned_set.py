@@ -2,10 +2,9 @@
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from common.files import replacing
-from datasets.training_set import write_training_set
+from datasets.training_set import copy_images
 
 _BIN = 5  # degrees in a line of the histogram
 
@@ -21,15 +20,8 @@ def write_cleaned_set(folder, training_set, labels, is_dropped, merged=None, pro
     merged = np.arange(training_set.num_classes) if merged is None else merged
     before, after = (np.bincount(part, minlength=len(merged)) for part in (labels, labels[~is_dropped]))
     kept = np.flatnonzero(~is_dropped)
-    kept = kept[np.argsort(merged[labels[kept]], kind="stable")]
-    left, counts = np.unique(merged[labels[kept]], return_counts=True)
-    with tqdm(total=len(kept), unit="image", desc="writing", disable=not progress) as bar:
-        def images(rows):
-            for row in rows:
-                yield training_set.read(row)[0]
-                bar.update()
-
-        write_training_set(folder, map(images, np.split(kept, np.cumsum(counts)[:-1])), training_set.image_shape)
+    left, joined = np.unique(merged[labels[kept]], return_inverse=True)
+    copy_images(folder, training_set, kept, joined, progress)
     identities = np.where(after > 0, np.searchsorted(left, merged), -1)
     write_table(Path(folder, "identities.csv"), "original,images,kept,identity", "%d",
                 np.arange(len(after)), before, after, identities)

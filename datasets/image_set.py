@@ -36,22 +36,28 @@ class ImageSet:
         Raises DataError, with the record number, for a damaged record and for a label that is no class.
         """
         labels, image = self._reader_of(i).read(self._offsets[i], self.numbers[i], self._sizes[i])
-        label = float(labels[0])
+        if not image:
+            raise DataError(f"{self.where(i)}: holds no image")
+        return image, self._class(i, float(labels[0]))
+
+    def label(self, i):
+        """The class label of image i, which is not read. Raises DataError as `read` does."""
+        return self._class(i, self._reader_of(i).read_label(self._offsets[i], self.numbers[i]))
+
+    def _class(self, i, label):
         if not (0 <= label < self.num_classes and label == int(label)):
             raise DataError(f"{self.where(i)}: label {label:.9g}; expected a whole number in [0, {self.num_classes}), "
                             f"for `property` says {self.num_classes} classes")
-        if not image:
-            raise DataError(f"{self.where(i)}: holds no image")
-        return image, int(label)
+        return int(label)
 
     def identities(self):
         """Which identity each image is of, (len,) integers, numbered from 0.
 
         From the identity records; where the set has none (or too many images for them), from the label of every image,
-        for which all are read under a bar.
+        under a bar.
         """
         if self._identities is None:
-            labels = [self.read(i)[1] for i in trange(len(self), desc="labels", unit="image", disable=None)]
+            labels = [self.label(i) for i in trange(len(self), desc="labels", unit="image", disable=None)]
             self._identities = np.unique(labels, return_inverse=True)[1]
         return self._identities
 

@@ -48,6 +48,16 @@ def _is_jpeg(data):
     return data.startswith(_JPEG_START)
 
 
+def suffix_of(data, where):
+    """The suffix that a file of these bytes gets: .jpg, .png, .bmp or .webp. Raises UnreadableImage for others."""
+    kinds = {".jpg": _is_jpeg(data), ".png": data.startswith(b"\x89PNG"), ".bmp": data.startswith(b"BM"),
+             ".webp": data.startswith(b"RIFF") and data[8:12] == b"WEBP"}
+    found = [suffix for suffix, fits in kinds.items() if fits]
+    if not found:
+        raise UnreadableImage(f"{where}: begins with {data[:8]!r}, as no JPEG, PNG, BMP or WebP does; is it damaged?")
+    return found[0]
+
+
 def check_shape(image, image_shape, where, advice=""):
     """Raise DataError, ending in `advice`, when an (H, W, 3) image is not of image_shape (height, width)."""
     if image.shape[:2] != tuple(image_shape):

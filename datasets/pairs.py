@@ -1,5 +1,7 @@
 """Lists of pairs, and the verification packs made of them."""
+import re
 from collections import namedtuple
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -8,6 +10,7 @@ from common.errors import DataError
 from common.files import read_bytes
 from datasets.images import check_shape, decode_bgr, read_image
 from datasets.packs import write_pack
+from datasets.threads import in_order
 
 Pair = namedtuple("Pair", "first second same")  # two paths, and whether they show the same identity
 
@@ -19,9 +22,9 @@ def read_pairs(path, root):
     Raises DataError, with the line, for anything else.
     """
     pairs = []
-    for line, fields in _lines(path):
+    for line, fields in read_lines(path):
         if len(fields) != 3 or fields[2] not in ("0", "1"):
-            raise _bad_line(path, line, fields, "'path1 path2 0|1'")
+            raise bad_line(path, line, fields, "'path1 path2 0|1'")
         pairs.append(Pair(Path(root, fields[0]), Path(root, fields[1]), fields[2] == "1"))
     return pairs
 
@@ -33,12 +36,12 @@ def read_lfw_pairs(path, data_dir):
     where there is one. Images are <data_dir>/images/<name>/<name>_%04d.jpg or .png, or the same without images/.
     Returns a list of Pair in the order of the file, on which the folds depend. Raises DataError, with the line.
     """
-    lines = list(_lines(path))
+    lines = list(read_lines(path))
     expected = None
     if lines and len(lines[0][1]) < 3:
         line, header = lines.pop(0)
-        if not all(field.isdecimal() for field in header):
-            raise _bad_line(path, line, header, "'folds pairs', such as '10 300'")
+        if not all(is_number(field) for field in header):
+            raise bad_line(path, line, header, "'folds pairs', such as '10 300'")
         folds, pairs = [1, *map(int, header)][-2:]
         expected = 2 * folds * pairs
     found = [_lfw_pair(path, line, fields, data_dir) for line, fields in lines]
@@ -50,20 +53,33 @@ def read_lfw_pairs(path, data_dir):
 def _lfw_pair(path, line, fields, data_dir):
     names = [fields[0], fields[-2] if len(fields) == 4 else fields[0]]
     numbers = [fields[1], fields[-1]]
-    if len(fields) not in (3, 4) or not all(number.isdecimal() for number in numbers):
-        raise _bad_line(path, line, fields, "'name i j' or 'name1 i name2 j'")
+    if len(fields) not in (3, 4) or not all(is_number(number) for number in numbers):
+        raise bad_line(path, line, fields, "'name i j' or 'name1 i name2 j'")
     first, second = (_lfw_image(data_dir, name, int(number)) for name, number in zip(names, numbers))
     return Pair(first, second, len(fields) == 3)
 
 
 def _lfw_image(data_dir, name, number):
-    stems = [Path(data_dir, *folder, name, f"{name}_{number:04d}") for folder in (["images"], [])]
-    candidates = [stem.with_name(stem.name + suffix) for stem in stems for suffix in (".jpg", ".png")]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    return find_image(data_dir, f"{name}/{name}_{number:04d}.jpg")
 
 
-def _lines(path):
-    """(line number, fields) of every line that is not blank."""
+def find_image(data_dir, name):
+    """The image <data_dir>/images/<name> or <data_dir>/<name>, or the same as .jpg or .png: the first that is there.
+
+    Where none is, the first of these paths; images/ is not looked into where there is no such folder.
+    """
+    paths = [Path(data_dir, name)]
+    if Path(data_dir, "images").is_dir():
+        paths.insert(0, Path(data_dir, "images", name))
+    for path in paths:
+        for candidate in chain([path], map(path.with_suffix, (".jpg", ".png"))):
+            if candidate.is_file():
+                return candidate
+    return paths[0]
+
+
+def read_lines(path):
+    """(line number, fields) of every line of a list that is not blank; fields are parted by tabs, else by blanks."""
     text = read_bytes(path).decode("utf-8", "backslashreplace")
     for line, content in enumerate(text.splitlines(), 1):
         if content.strip():
@@ -71,12 +87,18 @@ def _lines(path):
             yield line, [field.strip() for field in fields]
 
 
-def _bad_line(path, line, fields, expected):
+def is_number(text):
+    """Whether a field is a whole number, of a plausible length and not negative."""
+    return re.fullmatch("[0-9]{1,9}", text) is not None
+
+
+def bad_line(path, line, fields, expected):
+    """The error for a line of a list that is not as expected."""
     return DataError(f"{path} line {line}: found {' '.join(fields)[:80]!r}; expected {expected}")
 
 
 def pack_pairs(pairs, output, image_shape=(112, 112), progress=True):
-    """Write a verification pack of a list of Pair; images go in byte by byte.
+    """Write a verification pack of a list of Pair; images go in byte by byte, read and checked by all cores.
 
     image_shape: (height, width) that every image must have. progress: show a bar.
     Raises DataError for no pairs, for images that are missing (all counted, the first few named), cannot be decoded or
@@ -85,15 +107,22 @@ def pack_pairs(pairs, output, image_shape=(112, 112), progress=True):
     paths = list(dict.fromkeys(path for pair in pairs for path in pair[:2]))
     if not paths:
         raise DataError(f"{output}: no pairs to write a verification pack of")
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise DataError(f"{len(missing)} of {len(paths)} images are missing: {', '.join(missing[:5])}"
-                        + (", ..." if len(missing) > 5 else ""))
-    images = {path: _read_image(path, image_shape) for path in tqdm(paths, unit="image", disable=not progress)}
+        raise DataError(describe_missing(missing, len(paths)))
+    read = in_order(lambda path: read_checked(path, image_shape), paths)
+    images = dict(zip(paths, tqdm(read, total=len(paths), unit="image", disable=not progress)))
     write_pack(output, [images[path] for pair in pairs for path in pair[:2]], [pair.same for pair in pairs])
 
 
-def _read_image(path, image_shape):
+def describe_missing(missing, total, what="images"):
+    """How many of `total` are missing, and the first few names."""
+    return (f"{len(missing)} of {total} {what} are missing: {', '.join(map(str, missing[:5]))}"
+            + (", ..." if len(missing) > 5 else ""))
+
+
+def read_checked(path, image_shape):
+    """The bytes of an image file. Raises DataError where it cannot be decoded or is not of image_shape."""
     data = read_image(path)
     check_shape(decode_bgr(data, path), image_shape, path)
     return data

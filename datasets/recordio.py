@@ -76,6 +76,19 @@ class RecordReader:
         end = FRAME.size + length
         return data[FRAME.size:end] if magic == MAGIC and end <= len(data) else None
 
+    def read_label(self, offset, number):
+        """The first label of a record, a float, without reading its payload. Arguments and errors as for `read`."""
+        try:
+            start = os.pread(self._file.fileno(), FRAME.size + HEADER.size + 4, offset)
+        except OSError:
+            start = b""  # `read` below says why
+        if len(start) == FRAME.size + HEADER.size + 4 and start.startswith(MAGIC):
+            flag, length = _split_word(FRAME.unpack_from(start)[1])
+            count, label, _, _ = HEADER.unpack_from(start, FRAME.size)
+            if flag == _WHOLE and HEADER.size + 4 * count <= length:
+                return struct.unpack_from("<f", start, FRAME.size + HEADER.size)[0] if count else label
+        return float(self.read(offset, number)[0][0])
+
     def _read_parts(self, offset, number):
         parts = []
         while True:
@@ -92,7 +105,7 @@ class RecordReader:
         if magic != MAGIC:
             self._fail(number, f"no record starts at byte {offset}; the index and the file do not belong together, "
                                "or the file is damaged")
-        flag, length = word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
+        flag, length = _split_word(word)
         start, end = offset + FRAME.size, offset + FRAME.size + _padded(length)
         if end > self.size:
             self._fail(number, f"it ends at byte {end}, but the file has {self.size}; is the file cut short?")
@@ -110,6 +123,11 @@ class RecordReader:
 
     def _fail(self, number, message):
         raise DataError(f"{self.path} record {number}: {message}")
+
+
+def _split_word(word):
+    """Part flag and length."""
+    return word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
 
 
 def pack_record(number, label, payload):

@@ -1,8 +1,11 @@
 """A training set on disk: `train.rec`, `train.idx` and `property` in one folder (format: docs/data-format.md)."""
+import logging
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from common.errors import DataError, UserError
 from common.files import read_bytes, replacing
@@ -136,6 +139,8 @@ def write_training_set(folder, identities, image_shape=(112, 112)):
         writer = stack.enter_context(RecordWriter(folder / "train.rec", folder / "train.idx"))
         starts = [1]
         for label, images in enumerate(identities):
+            if label == _EXACT:
+                raise UserError(f"{folder}: more than {_EXACT} classes; labels are float32, which cannot count further")
             starts.append(_write_images(writer, starts[-1], label, images))
         if len(starts) == 1:
             raise UserError(f"{folder}: no identities to write a training set of")
@@ -143,6 +148,24 @@ def write_training_set(folder, identities, image_shape=(112, 112)):
         height, width = image_shape
         temporary.write_text(f"{len(starts) - 1},{height},{width}\n")
     return np.diff(starts).tolist()
+
+
+def copy_images(folder, source, rows, labels, progress=True):
+    """Write a training set of images of another one, byte by byte.
+
+    folder: see write_training_set. source: a TrainingSet, or what has its read(i) and image_shape; rows: (n,), the
+    positions in `source` of the images to copy; labels: (n,), the class that each gets. Within a class the order of
+    `rows` is kept. progress: show a bar.
+    Returns the number of images of each class, a list of int. Raises UserError where a class in between has no image.
+    """
+    counts = np.bincount(labels)
+    if not counts.all():
+        raise UserError(f"{folder}: no image is of class {np.argmin(counts)}, but some are of class {len(counts) - 1}; "
+                        "expected classes 0, 1, ... without a gap")
+    with tqdm(np.asarray(rows)[np.argsort(labels, kind="stable")], unit="image", desc="writing",
+              disable=not progress) as ordered:
+        images = (source.read(row)[0] for row in ordered)
+        return write_training_set(folder, (islice(images, count) for count in counts), source.image_shape)
 
 
 def _write_images(writer, number, label, images):
@@ -158,6 +181,10 @@ def _write_images(writer, number, label, images):
 def _write_headers(writer, starts):
     """Identity records, numbered on from the last image, then record 0 with their range."""
     first = starts[-1]
+    if first + len(starts) - 1 > _EXACT:
+        logging.getLogger(__name__).warning(
+            "%d images: beyond record number %d the identity records, float32, are rounded. This project reads such a "
+            "set exactly; readers that trust the identity records do not", first - 1, _EXACT)
     for label, image_range in enumerate(zip(starts, starts[1:])):
         writer.write(first + label, image_range, b"")
     writer.write(0, (first, first + len(starts) - 1), b"")
