@@ -51,8 +51,9 @@ def write_report(path, title, found, findings, lines):
     warnings = sum(findings.counts[kind] for kind in findings.kinds("warning"))
     statistics = [line for line in lines[1:] if line.split(":")[0] not in ("error", "warning", "statistic")]
     write_text(path, _PAGE.format(
-        title=html.escape(str(title)), mood="bad" if errors else "good", verdict=f"{errors} errors, {warnings} warnings",
-        findings="".join(map(_finding, findings.kinds(), [findings] * len(KINDS))) or "<p>Nothing.</p>",
+        title=html.escape(str(title)), mood="bad" if errors else "good",
+        verdict=f"{errors} errors, {warnings} warnings",
+        findings="".join(_finding(kind, findings) for kind in findings.kinds()) or "<p>Nothing was found.</p>",
         figures="".join(f"<p class=small>{html.escape(line)}</p>" for line in statistics),
         charts="".join(_charts(found)), faces="".join(_faces(found))))
 

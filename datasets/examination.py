@@ -12,8 +12,8 @@ from datasets.repair import repair_pack, repair_set
 from datasets.statistics import describe_pack, describe_set
 
 Examined = namedtuple("Examined", "examination findings errors lines")
-Examined.__doc__ = """examination: SetExamination or PackExamination; findings: Findings; errors: number of findings that
-are errors; lines: all of it as text."""
+Examined.__doc__ = """examination: SetExamination or PackExamination; findings: Findings; errors: number of those
+that are errors; lines: all of it as text."""
 
 
 def examine(path, output=None, fix=None, seal=False, near_bits=3, nfolds=10, image_shape=(112, 112), progress=True):

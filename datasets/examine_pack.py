@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from common.errors import DataError
 from datasets.checksums import SEAL, check_checksums
-from datasets.measure import BLANK, GOOD, ROW, measure_all
+from datasets.measure import BLANK, GOOD, measure_all
 from datasets.near_duplicates import DHASH_BITS, popcount
 from datasets.packs import read_pack_parts
 
@@ -18,7 +18,8 @@ PackExamination.__doc__ = """What is known of a verification pack after its exam
 
 images: list of encoded images; rows: as many of measure.ROW; labels: int64, 1 genuine, 0 impostor, -1 no label;
 image_shape: the size that images should have; usable: (pairs,) bool, nothing wrong with the pair;
-pairs: kind of finding -> (M, 2) places in rows; folds: list of (genuine, impostor); sealed: whether there are checksums.
+pairs: kind of finding -> (M, 2) places in rows; folds: list of (genuine, impostor); sealed: whether there are
+checksums.
 """
 
 
@@ -31,8 +32,8 @@ def examine_pack(path, findings, image_shape=(112, 112), nfolds=10, near_bits=3,
     """Examine a verification pack.
 
     path: the .bin file; findings: Findings, which gets what is wrong; image_shape: (height, width) that images must
-    have; nfolds: folds of the verification; near_bits: as `near_duplicates` takes it. The encoded images stay in memory.
-    Returns a PackExamination. Raises DataError where the file is missing or cannot be read.
+    have; nfolds: folds of the verification; near_bits: as `near_duplicates` takes it. The encoded images stay in
+    memory. Returns a PackExamination. Raises DataError where the file is missing or cannot be read.
     """
     with open_pack(path):
         pass  # a file that cannot be opened is for the caller, one that cannot be understood is a finding

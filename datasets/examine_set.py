@@ -10,7 +10,7 @@ from tqdm import tqdm
 from common.errors import DataError
 from datasets.checksums import SEAL, check_checksums
 from datasets.identity_ranges import EXACT, HEAD, UNKNOWN, classes_by_range
-from datasets.measure import BLANK, EMPTY, GOOD, ROW, UNDECODABLE, content_hash, measure_all
+from datasets.measure import BLANK, EMPTY, GOOD, UNDECODABLE, content_hash, measure_all
 from datasets.near_duplicates import exact_duplicates, near_duplicates
 from datasets.scan import Damage, first_label, open_records, scan_index, scan_records
 from datasets.training_set import read_property
@@ -23,8 +23,8 @@ _NO_LABEL = -1
 SetExamination = namedtuple("SetExamination", "folder rows labels heads property image_shape usable again pairs sealed")
 SetExamination.__doc__ = """What is known of a training set after its examination.
 
-rows: (N,) of measure.ROW, the images in file order; labels: (N,) int64, the class of each, -1 where it has none that can
-be believed; heads: (K,) of HEAD, the records without an image; property: (num_classes, (height, width)) or None;
+rows: (N,) of measure.ROW, the images in file order; labels: (N,) int64, the class of each, -1 where it has none that
+can be believed; heads: (K,) of HEAD, the records without an image; property: (num_classes, (height, width)) or None;
 image_shape: the size that images should have; usable: (N,) bool, good images of that size with a class; again: (N,)
 bool, stored before in the same identity; pairs: kind of finding -> (M, 2) places in rows, of copies;
 sealed: whether there are checksums.
@@ -86,7 +86,8 @@ class _Index:
     def __init__(self, path, findings):
         self._findings, self._next = findings, 0
         try:
-            numbers, offsets = scan_index(path, lambda line, text: findings.add("index_line", f"line {line}", repr(text)))
+            numbers, offsets = scan_index(
+                path, lambda line, text: findings.add("index_line", f"line {line}", repr(text)))
         except DataError as error:
             numbers = offsets = np.empty(0, np.int64)
             findings.add("index_missing", path.name, str(error))
@@ -155,8 +156,9 @@ def _check_size(rows, usable, found_property, findings):
         return found_property[1] if found_property else None
     image_shape = divmod(int(sizes[np.argmax(counts)]), 1 << 16)
     if found_property and found_property[1] != image_shape:
-        findings.add("property", "property", f"image size {found_property[1][0]}x{found_property[1][1]}; most images are "
-                     f"{image_shape[0]}x{image_shape[1]}")
+        height, width = found_property[1]
+        findings.add("property", "property", f"image size {height}x{width}; most images are {image_shape[0]}x"
+                     f"{image_shape[1]}")
     wrong = usable & ((rows["height"] != image_shape[0]) | (rows["width"] != image_shape[1]))
     for row in rows[wrong]:
         findings.add("wrong_size", int(row["number"]), f"{row['height']}x{row['width']}; expected {image_shape[0]}x"
@@ -172,11 +174,10 @@ def _check_labels(rows, heads, found_property, findings):
         whole = (rows["label"] >= 0) & (rows["label"] < EXACT) & (rows["label"] == np.floor(rows["label"]))
     labels = np.where(whole, rows["label"], _NO_LABEL).astype(np.int64)
     known = (by_range != UNKNOWN) & whole
-    classes = identities
-    if not identities or known.any() and np.mean(labels[known] == by_range[known]) < 0.5:
+    if known.any() and np.mean(labels[known] == by_range[known]) < 0.5:
         # classes are not numbered as the identities are: all that is expected is one label for each identity
-        by_range = _most_common(labels, by_range, known)
-        classes = _believed(labels, found_property)
+        by_range, identities = _most_common(labels, by_range, known), None
+    classes = max(identities or 0, _believed(labels, found_property))
     for place in np.flatnonzero(~whole | (labels >= classes)):
         findings.add("label", int(rows["number"][place]), f"{rows['label'][place]:.9g}; expected a whole number in [0, "
                      f"{classes})")
@@ -189,18 +190,17 @@ def _check_labels(rows, heads, found_property, findings):
 
 
 def _believed(labels, found_property):
-    """The number of classes where no identity records tell it: what `property` says, unless many labels lie beyond."""
-    highest = int(labels.max(initial=0)) + 1
-    if found_property and np.mean(labels >= found_property[0]) <= 0.01:
+    """The number of classes that `property` says, unless many labels lie beyond: then that the labels use."""
+    if found_property and np.count_nonzero(labels >= found_property[0]) <= max(1, 0.01 * len(labels)):
         return min(found_property[0], EXACT)
-    return highest
+    return int(labels.max(initial=-1)) + 1
 
 
 def _most_common(labels, by_range, known):
     """The label that most images of an identity have, in place of the identity's own place."""
     pairs, counts = np.unique(np.stack([by_range[known], labels[known]], axis=1), axis=0, return_counts=True)
     order = np.argsort(counts, kind="stable")  # the most common comes last and stays
-    table = np.full(by_range.max(initial=UNKNOWN) + 2, UNKNOWN)
+    table = np.full(by_range.max() + 1, UNKNOWN)
     for identity, label in pairs[order]:
         table[identity] = label
     return np.where(by_range == UNKNOWN, UNKNOWN, table[by_range])

@@ -43,8 +43,8 @@ def _by_identities(numbers, heads, first, last, findings):
         findings.add("header", int(number), "the identity record is missing")
     good = _is_range(heads)
     for head in heads[~good]:
-        findings.add("range", int(head["number"]), f"({head['start']:.9g}, {head['end']:.9g}); expected record numbers, "
-                     "the start not behind the end")
+        findings.add("range", int(head["number"]), f"({head['start']:.9g}, {head['end']:.9g}); expected record "
+                     "numbers, the start not behind the end")
     ranges = np.stack([heads[good][name].astype(np.int64) for name in ("number", "start", "end")], axis=1)
     ranges = ranges[ranges[:, 1] < ranges[:, 2]]
     ranges = ranges[np.argsort(ranges[:, 1], kind="stable")]

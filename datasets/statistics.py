@@ -19,8 +19,8 @@ def describe_pack(found):
     """Lines on a PackExamination."""
     genuine = int((found.labels == 1).sum())
     distinct = len(np.unique(found.rows["content"]))
-    yield (f"{len(found.labels)} pairs, {genuine} genuine and {len(found.labels) - genuine} impostor; {len(found.rows)} "
-           f"images, {distinct} of them distinct" + (", sealed" if found.sealed else ""))
+    yield (f"{len(found.labels)} pairs, {genuine} genuine and {len(found.labels) - genuine} impostor; "
+           f"{len(found.rows)} images, {distinct} of them distinct" + (", sealed" if found.sealed else ""))
     yield f"genuine/impostor in {len(found.folds)} folds: " + " ".join(f"{one}/{other}" for one, other in found.folds)
     yield from describe_images(found.rows)
 
