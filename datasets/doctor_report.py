@@ -2,6 +2,7 @@
 import base64
 import html
 import io
+from contextlib import closing, contextmanager
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from datasets.findings import KINDS
 from datasets.images import decode_bgr
 from datasets.measure import BLANK, GOOD
 from datasets.recordio import RecordReader
-from datasets.statistics import images_per_identity
+from datasets.statistics import SHARES, images_per_identity, number, quantiles
 
 _COLOR = "#0072B2"
 _PAIRS, _SINGLES = 12, 8  # thumbnails of a kind
@@ -31,6 +32,9 @@ h1 {{ font-size: 1.4rem; overflow-wrap: anywhere; }} h2 {{ font-size: 1.15rem; m
 .charts {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }}
 .charts img {{ width: 100%; }}
 .faces {{ display: flex; flex-wrap: wrap; gap: .8rem; }} figure {{ margin: 0; }}
+.wide {{ overflow-x: auto; margin-bottom: 1rem; }} table {{ border-collapse: collapse; font-size: .86rem; }}
+th, td {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }}
+tr th:first-child {{ text-align: left; font-weight: 400; }}
 figure img {{ width: 6rem; height: 6rem; object-fit: contain; background: #eee; }}
 figcaption {{ font-size: .78rem; color: #555; max-width: 12rem; overflow-wrap: anywhere; }}
 </style></head><body>
@@ -45,16 +49,15 @@ figcaption {{ font-size: .78rem; color: #555; max-width: 12rem; overflow-wrap: a
 def write_report(path, title, found, findings, lines):
     """Write the page, whole or not at all.
 
-    found: SetExamination or PackExamination; findings: Findings; lines: str, the statistics first.
+    found: SetExamination or PackExamination; findings: Findings; lines: figures in words.
     """
     errors = sum(findings.counts[kind] for kind in findings.kinds("error"))
     warnings = sum(findings.counts[kind] for kind in findings.kinds("warning"))
-    statistics = [line for line in lines[1:] if line.split(":")[0] not in ("error", "warning", "statistic")]
     write_text(path, _PAGE.format(
         title=html.escape(str(title)), mood="bad" if errors else "good",
         verdict=f"{errors} errors, {warnings} warnings",
         findings="".join(_finding(kind, findings) for kind in findings.kinds()) or "<p>Nothing was found.</p>",
-        figures="".join(f"<p class=small>{html.escape(line)}</p>" for line in statistics),
+        figures="".join(f"<p>{html.escape(line)}</p>" for line in lines) + _table(quantiles(found)),
         charts="".join(_charts(found)), faces="".join(_faces(found))))
 
 
@@ -63,7 +66,15 @@ def _finding(kind, findings):
     count, few = findings.counts[kind], findings.first[kind]
     told = "; ".join(f"{where}: {message}" for where, message in few) + ("; …" if count > len(few) else "")
     return (f'<div class="finding {severity}"><p><b>{count}</b> {html.escape(title)}</p><p class="small">'
-            f"{html.escape(told)}</p><p class=small>{severity}; --fix: {html.escape(remedy)}</p></div>")
+            f'{html.escape(told)}</p><p class="small">{severity}; --fix: {html.escape(remedy)}</p></div>')
+
+
+def _table(rows):
+    """Quantiles, dict name -> values as `SHARES` names them."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *SHARES, "mean"))
+    body = "".join(f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{number(value)}</td>' for value in values)}</tr>"
+                   for name, values in rows.items())
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _charts(found):
@@ -97,7 +108,11 @@ def _histogram(name, values):
 
 def _faces(found):
     """The sections of thumbnails."""
-    read = _reader(found)
+    with _reader(found) as read:
+        yield from _sections(found, read)
+
+
+def _sections(found, read):
     for kind, pairs in found.pairs.items():
         if len(pairs):
             pictures = "".join(_figure(found, places, read) for places in pairs[:_PAIRS])
@@ -116,11 +131,14 @@ def _section(title, pictures):
     return f'<h2>{html.escape(title)}</h2><div class="faces">{pictures}</div>'
 
 
+@contextmanager
 def _reader(found):
+    """Give a function place in rows -> encoded image."""
     if not hasattr(found, "heads"):
-        return lambda place: found.images[place]
-    reader = RecordReader(found.folder / "train.rec")
-    return lambda place: reader.read(int(found.rows["offset"][place]), int(found.rows["number"][place]))[1]
+        yield found.images.__getitem__
+        return
+    with closing(RecordReader(found.folder / "train.rec")) as reader:
+        yield lambda place: reader.read(int(found.rows["offset"][place]), int(found.rows["number"][place]))[1]
 
 
 def _figure(found, places, read):

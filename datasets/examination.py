@@ -9,7 +9,7 @@ from datasets.examine_pack import seal_rows as seal_pack_rows
 from datasets.examine_set import CHECKSUMS, examine_set, seal_rows
 from datasets.findings import ERROR, collecting
 from datasets.repair import repair_pack, repair_set
-from datasets.statistics import describe_pack, describe_set
+from datasets.statistics import describe_pack, describe_set, quantile_lines
 
 Examined = namedtuple("Examined", "examination findings errors lines")
 Examined.__doc__ = """examination: SetExamination or PackExamination; findings: Findings; errors: number of those
@@ -31,20 +31,21 @@ def examine(path, output=None, fix=None, seal=False, near_bits=3, nfolds=10, ima
     with collecting(output and Path(output, "findings.csv")) as findings:
         if is_pack:
             found = examine_pack(path, findings, image_shape, nfolds, near_bits, progress)
-            lines, pack_rows = describe_pack(found), seal_pack_rows
+            figures, rows = describe_pack(found), seal_pack_rows(found)
         else:
             found = examine_set(path, findings, near_bits, progress)
-            lines, pack_rows = describe_set(found), seal_rows
+            figures, rows = describe_set(found), seal_rows(found)
     errors = sum(findings.counts[kind] for kind in findings.kinds(ERROR))
-    lines = [f"{path}:", *lines, *findings.lines()]
+    figures = list(figures)
+    lines = [f"{path}:", *figures, *quantile_lines(found), *findings.lines()]
     if output:
         from datasets.doctor_report import write_report  # matplotlib takes a while to import
-        write_report(Path(output, "report.html"), path, found, findings, lines)
+        write_report(Path(output, "report.html"), path, found, findings, figures)
         lines.append(f"written: {output}/report.html and findings.csv")
     if fix:
         lines.append(_fix(found, fix, is_pack))
     if seal:
-        lines.append(_seal(checksums_path(path) if is_pack else path / CHECKSUMS, pack_rows(found), errors))
+        lines.append(_seal(checksums_path(path) if is_pack else path / CHECKSUMS, rows, errors))
     lines.append(f"{errors} errors" if errors else "no error")
     return Examined(found, findings, errors, lines)
 

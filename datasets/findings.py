@@ -18,7 +18,7 @@ class Kind(NamedTuple):
     remedy: str
 
 
-_REBUILT, _DROPPED, _KEPT = "written anew", "left out", "none"
+_REBUILT, _DROPPED, _KEPT = "written anew", "left out", "kept"
 KINDS = {
     # training sets
     "property": Kind(ERROR, "property does not fit the set", _REBUILT),

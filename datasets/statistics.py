@@ -3,7 +3,7 @@ import numpy as np
 
 from datasets.measure import BLANK, GOOD, GREY
 
-_SHARES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+SHARES = {"least": 0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1}
 
 
 def describe_set(found):
@@ -11,8 +11,7 @@ def describe_set(found):
     counts = images_per_identity(found)
     yield (f"{len(found.rows)} images of {len(counts)} identities, {len(found.heads)} records without an image"
            + (", sealed" if found.sealed else ""))
-    yield from quantile_lines({"images per identity": counts})
-    yield from describe_images(found.rows)
+    yield from _describe_images(found.rows)
 
 
 def describe_pack(found):
@@ -22,7 +21,7 @@ def describe_pack(found):
     yield (f"{len(found.labels)} pairs, {genuine} genuine and {len(found.labels) - genuine} impostor; "
            f"{len(found.rows)} images, {distinct} of them distinct" + (", sealed" if found.sealed else ""))
     yield f"genuine/impostor in {len(found.folds)} folds: " + " ".join(f"{one}/{other}" for one, other in found.folds)
-    yield from describe_images(found.rows)
+    yield from _describe_images(found.rows)
 
 
 def images_per_identity(found):
@@ -31,22 +30,34 @@ def images_per_identity(found):
     return counts[counts > 0]
 
 
-def describe_images(rows):
+def _describe_images(rows):
     """Lines on rows, (N,) of measure.ROW."""
     good = rows[rows["state"] == GOOD]
     sizes, counts = np.unique(good["height"].astype(int) << 16 | good["width"], return_counts=True)
     most = np.argsort(-counts, kind="stable")[:5]
     if len(sizes):
         yield "sizes: " + ", ".join(f"{sizes[i] >> 16}x{sizes[i] & 0xFFFF}: {counts[i]}" for i in most)
-    yield from quantile_lines({"bytes per image": good["bytes"], "brightness": good["brightness"],
-                               "contrast": good["contrast"], "sharpness": good["sharpness"]})
     yield (f"grey images: {np.count_nonzero(good['colour'] < GREY)}, blank images: "
            f"{np.count_nonzero(good['contrast'] < BLANK)}")
 
 
-def quantile_lines(columns):
-    """A line for each column that is not empty: least, quantiles, most, mean."""
-    for name, values in columns.items():
-        if len(values):
-            told = " ".join(f"{value:.4g}" for value in np.quantile(values, _SHARES))
-            yield f"{name}: {told} (least, 5, 25, 50, 75, 95 %, most), mean {np.mean(values, dtype=float):.4g}"
+def quantiles(found):
+    """What is spread over the identities and the good images: dict name -> quantiles as SHARES has them, and mean."""
+    good = found.rows[found.rows["state"] == GOOD]
+    columns = {"images per identity": images_per_identity(found)} if hasattr(found, "heads") else {}
+    columns.update({"bytes per image": good["bytes"], "brightness": good["brightness"], "contrast": good["contrast"],
+                    "sharpness": good["sharpness"]})
+    return {name: [*np.quantile(values, list(SHARES.values())), np.mean(values, dtype=float)]
+            for name, values in columns.items() if len(values)}
+
+
+def quantile_lines(found):
+    """`quantiles` as a table for a terminal."""
+    yield f"{'':20}" + "".join(f"{name:>10}" for name in (*SHARES, "mean"))
+    for name, values in quantiles(found).items():
+        yield f"{name:20}" + "".join(f"{number(value):>10}" for value in values)
+
+
+def number(value):
+    """A number as text, in four digits or whole."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"

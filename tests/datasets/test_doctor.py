@@ -455,6 +455,12 @@ def test_command_refuses(tmp_path, folder):
     assert shown.returncode == 0 and "--seal" in shown.stdout
 
 
+def test_every_kind_is_in_the_docs():
+    page = (ROOT / "docs" / "doctor.md").read_text()
+    for kind in KINDS.values():
+        assert f"| {kind.title} | {kind.severity} | {kind.remedy} |" in page
+
+
 def test_hostile_sizes_are_refused_by_the_command(tmp_path, jpegs):
     """A JPEG that says it is 32000 pixels wide and high would take three gigabytes."""
     start = jpegs[1].index(b"\xff\xc0") + 5
