@@ -232,11 +232,10 @@ def _check_copies(rows, labels, usable, near_bits, findings):
     _mark_again(rows["content"], labels, good, again)
     first = np.setdiff1d(good, exact[:, 1])
     first = first[rows["contrast"][first] >= BLANK]
-    near = first[near_duplicates(rows["phash"][first], rows["dhash"][first], near_bits)]
-    pairs = {}
-    for name, found in (("duplicate", exact), ("near", near)):
-        same = labels[found[:, 0]] == labels[found[:, 1]]
-        pairs[f"{name}_within"], pairs[f"{name}_across"] = found[same], found[~same]
+    near = near_duplicates(rows["phash"][first], rows["dhash"][first], labels[first], near_bits)
+    same = labels[exact[:, 0]] == labels[exact[:, 1]]
+    pairs = {"duplicate_within": exact[same], "duplicate_across": exact[~same],
+             "near_within": first[near[0]], "near_across": first[near[1]]}
     for kind, found in pairs.items():
         for one, other in found:
             findings.add(kind, int(numbers[other]), f"like record {numbers[one]}, classes {labels[other]} and "

@@ -18,38 +18,44 @@ def exact_duplicates(content):
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[:len(ordered)])
     first = np.repeat(order[starts], np.diff(starts, append=len(ordered)))
     again = first != order
-    return _sorted_pairs(np.stack([first[again], order[again]], axis=1))
+    pairs = np.stack([first[again], order[again]], axis=1)
+    return pairs[np.argsort(pairs[:, 1])]
 
 
-def near_duplicates(phash, dhash, bits):
-    """Pairs of pictures that look alike.
+def near_duplicates(phash, dhash, labels, bits):
+    """Pictures that look like an earlier one.
 
-    phash, dhash: (N,) uint64 of `measure`; bits: the phash may differ in this many, the dhash in DHASH_BITS.
-    Returns (M, 2) int64, each pair once. Of a group of copies, not every pair is found, but each is linked to another.
+    phash, dhash: (N,) uint64 of `measure`; labels: (N,) int; bits: the phash may differ in this many, the dhash in
+    DHASH_BITS. Returns two (M, 2) int64, an earlier image and one that looks like it: of the same label, of others.
+    An image is named once in each at most, with the earliest it was compared to.
 
     The hash is cut into bits + 3 blocks: where at most `bits` differ, three blocks at least are equal. For each choice
-    of three the hashes are sorted by these blocks, and neighbours with equal ones compared. About 24 bytes an image.
+    of three the hashes are sorted by these blocks, and neighbours with equal ones compared.
     """
+    none = len(phash)
+    same, other = np.full((2, none), none)
     bounds = np.linspace(0, 64, bits + _KEY_BLOCKS + 1).astype(int)
     masks = [np.uint64((1 << int(end)) - (1 << int(start))) for start, end in zip(bounds, bounds[1:])]
-    found = [np.empty((0, 2), np.int64)]
     for chosen in combinations(masks, _KEY_BLOCKS):
-        key = phash & np.bitwise_or.reduce(np.array(chosen))
-        order = np.lexsort((phash, key))
-        key = key[order]
-        for step in range(1, min(_NEIGHBOURS + 1, len(order))):
-            same = np.flatnonzero(key[step:] == key[:-step])
-            if not len(same):
-                break
-            one, other = order[same], order[same + step]
-            alike = (popcount(phash[one] ^ phash[other]) <= bits) & (popcount(dhash[one] ^ dhash[other]) <= DHASH_BITS)
-            found.append(np.stack([one[alike], other[alike]], axis=1))
-    return np.unique(_sorted_pairs(np.concatenate(found)), axis=0)
+        for early, late in _candidates(phash, np.bitwise_or.reduce(np.array(chosen))):
+            alike = popcount(phash[early] ^ phash[late]) <= bits
+            alike &= popcount(dhash[early] ^ dhash[late]) <= DHASH_BITS
+            is_same = labels[early] == labels[late]
+            np.minimum.at(same, late[alike & is_same], early[alike & is_same])
+            np.minimum.at(other, late[alike & ~is_same], early[alike & ~is_same])
+    return [np.stack([first[first < none], np.flatnonzero(first < none)], axis=1) for first in (same, other)]
 
 
-def _sorted_pairs(pairs):
-    pairs = np.sort(pairs, axis=1)
-    return pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
+def _candidates(phash, mask):
+    """Pairs with equal bits under the mask, as (earlier, later) arrays."""
+    order = np.lexsort((phash, phash & mask))
+    key = phash[order] & mask
+    for step in range(1, min(_NEIGHBOURS + 1, len(order))):
+        equal = np.flatnonzero(key[step:] == key[:-step])
+        if not len(equal):
+            return
+        one, other = order[equal], order[equal + step]
+        yield np.minimum(one, other), np.maximum(one, other)
 
 
 def popcount(values):
