@@ -31,12 +31,11 @@ def examine(path, output=None, fix=None, seal=False, near_bits=3, nfolds=10, ima
     with collecting(output and Path(output, "findings.csv")) as findings:
         if is_pack:
             found = examine_pack(path, findings, image_shape, nfolds, near_bits, progress)
-            figures, rows = describe_pack(found), seal_pack_rows(found)
+            figures = list(describe_pack(found))
         else:
             found = examine_set(path, findings, near_bits, progress)
-            figures, rows = describe_set(found), seal_rows(found)
+            figures = list(describe_set(found))
     errors = sum(findings.counts[kind] for kind in findings.kinds(ERROR))
-    figures = list(figures)
     lines = [f"{path}:", *figures, *quantile_lines(found), *findings.lines()]
     if output:
         from datasets.doctor_report import write_report  # matplotlib takes a while to import
@@ -45,7 +44,7 @@ def examine(path, output=None, fix=None, seal=False, near_bits=3, nfolds=10, ima
     if fix:
         lines.append(_fix(found, fix, is_pack))
     if seal:
-        lines.append(_seal(checksums_path(path) if is_pack else path / CHECKSUMS, rows, errors))
+        lines.append(_seal(path, found, is_pack, errors))
     lines.append(f"{errors} errors" if errors else "no error")
     return Examined(found, findings, errors, lines)
 
@@ -75,8 +74,9 @@ def _fix(found, target, is_pack):
     return f"written: {target}, {count} of {len(found.rows)} images"
 
 
-def _seal(path, rows, errors):
+def _seal(path, found, is_pack, errors):
+    target = checksums_path(path) if is_pack else path / CHECKSUMS
     if errors:
-        return f"not sealed: {path} is only written of a set without errors"
-    write_checksums(path, rows)
-    return f"sealed: {path}"
+        return f"not sealed: {target} is only written of a set without errors"
+    write_checksums(target, seal_pack_rows(found) if is_pack else seal_rows(found))
+    return f"sealed: {target}"

@@ -35,7 +35,7 @@ def examine_pack(path, findings, image_shape=(112, 112), nfolds=10, near_bits=3,
     have; nfolds: folds of the verification; near_bits: as `near_duplicates` takes it. The encoded images stay in
     memory. Returns a PackExamination. Raises DataError where the file is missing or cannot be read.
     """
-    with open_pack(path):
+    with _open_pack(path):
         pass  # a file that cannot be opened is for the caller, one that cannot be understood is a finding
     try:
         images, labels = read_pack_parts(path)
@@ -55,12 +55,14 @@ def examine_pack(path, findings, image_shape=(112, 112), nfolds=10, near_bits=3,
     usable = _check_pairs(rows, labels, image_shape, findings)
     pairs = _check_copies(rows, labels, usable, near_bits, findings)
     folds = _check_folds(labels, nfolds, findings)
-    examination = PackExamination(Path(path), images, rows, labels, tuple(image_shape), usable, pairs, folds, False)
-    return examination._replace(sealed=check_checksums(checksums_path(path), seal_rows(examination), findings))
+    examination = PackExamination(Path(path), images, rows, labels, tuple(image_shape), usable, pairs, folds,
+                                  checksums_path(path).exists())
+    if examination.sealed:
+        check_checksums(checksums_path(path), seal_rows(examination), findings)
+    return examination
 
 
-def open_pack(path):
-    """Open a pack. Raises DataError where it is missing or cannot be read."""
+def _open_pack(path):
     try:
         return open(path, "rb")
     except OSError as error:

@@ -31,22 +31,21 @@ def images_per_identity(found):
 
 
 def _describe_images(rows):
-    """Lines on rows, (N,) of measure.ROW."""
-    good = rows[rows["state"] == GOOD]
-    sizes, counts = np.unique(good["height"].astype(int) << 16 | good["width"], return_counts=True)
-    most = np.argsort(-counts, kind="stable")[:5]
+    good = rows["state"] == GOOD
+    sizes, counts = np.unique(rows["height"][good].astype(int) << 16 | rows["width"][good], return_counts=True)
     if len(sizes):
+        most = np.argsort(-counts, kind="stable")[:5]
         yield "sizes: " + ", ".join(f"{sizes[i] >> 16}x{sizes[i] & 0xFFFF}: {counts[i]}" for i in most)
-    yield (f"grey images: {np.count_nonzero(good['colour'] < GREY)}, blank images: "
-           f"{np.count_nonzero(good['contrast'] < BLANK)}")
+    yield (f"grey images: {np.count_nonzero(rows['colour'][good] < GREY)}, blank images: "
+           f"{np.count_nonzero(rows['contrast'][good] < BLANK)}")
 
 
 def quantiles(found):
     """What is spread over the identities and the good images: dict name -> quantiles as SHARES has them, and mean."""
-    good = found.rows[found.rows["state"] == GOOD]
+    good = found.rows["state"] == GOOD
     columns = {"images per identity": images_per_identity(found)} if hasattr(found, "heads") else {}
-    columns.update({"bytes per image": good["bytes"], "brightness": good["brightness"], "contrast": good["contrast"],
-                    "sharpness": good["sharpness"]})
+    columns.update({"bytes per image": found.rows["bytes"][good]})
+    columns.update({name: found.rows[name][good] for name in ("brightness", "contrast", "sharpness")})
     return {name: [*np.quantile(values, list(SHARES.values())), np.mean(values, dtype=float)]
             for name, values in columns.items() if len(values)}
 

@@ -129,13 +129,14 @@ def test_hostile_files_take_bounded_memory(tmp_path, monkeypatch, unit):
     monkeypatch.setattr(scan, "LARGEST", 1 << 12)
     monkeypatch.setattr(scan, "_BLOCK", 1 << 10)
     start = MAGIC + struct.pack("<I", 1 << 29 | 32) + bytes(32)
-    (tmp_path / "a.rec").write_bytes(start + unit * ((1 << 18) // len(unit)))
-    tracemalloc.start()
-    with open_records(tmp_path / "a.rec") as file:
-        found = sum(1 for _ in scan_records(file))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert found == 1 and peak < 1 << 17
+    for size in (1 << 14, 1 << 18):  # the first time is for what Python itself sets aside once
+        (tmp_path / "a.rec").write_bytes(start + unit * (size // len(unit)))
+        tracemalloc.start()
+        with open_records(tmp_path / "a.rec") as file:
+            found = sum(1 for _ in scan_records(file))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert found == 1 and peak < 1 << 16
 
 
 def test_missing_file(tmp_path):
