@@ -58,6 +58,29 @@ def load_pack(path, image_shape=(112, 112)):
     return Pack(path, images, issame, image_shape)
 
 
+def read_pack_parts(path):
+    """Read what can be read of a pack, for an examination that must not stop at one bad image or label.
+
+    Returns (images, labels): a list of bytes, None for what is no image, and a list of bool, None for what is no label.
+    Raises DataError for a file that is missing or no pickle of two lists.
+    """
+    data = read_bytes(path)
+    images, issame = _unpickle(path, data)
+    try:
+        labels = _items(issame)
+    except Exception as error:  # see _bools
+        raise DataError(f"{path}: labels that cannot be read: {error}") from error
+    return ([_attempt(_image_bytes, path, number, image) for number, image in enumerate(images)],
+            [_attempt(lambda path, label: bool(_bools(path, [label])[0]), path, label) for label in labels])
+
+
+def _attempt(read, *args):
+    try:
+        return read(*args)
+    except DataError:
+        return None
+
+
 def write_pack(path, images, issame):
     """Write a verification pack as the original reads it; whole or not at all.
 

@@ -144,7 +144,7 @@ def pack_record(number, label, payload):
 def frame_record(record):
     """A record as it stands in the file: cut at every aligned magic number, so that one marks only a frame's start."""
     parts, start = [], 0
-    for cut in _aligned_magics(record):
+    for cut in aligned_magics(record):
         parts.append(record[start:cut])
         start = cut + len(MAGIC)
     parts.append(record[start:])
@@ -153,7 +153,8 @@ def frame_record(record):
                     for flag, part in zip(flags, parts))
 
 
-def _aligned_magics(record):
+def aligned_magics(record):
+    """Places, multiples of 4, at which the magic number stands in `record` (bytes)."""
     position = record.find(MAGIC)
     while position >= 0:
         if position % 4 == 0:
@@ -211,14 +212,14 @@ def read_index(path, rec_size):
         raise DataError(f"{path}: the index is empty; expected a line 'number<TAB>offset' for each record")
     if not data.endswith(b"\n"):
         data += b"\n"
-    if not _is_well_formed(np.frombuffer(data, np.uint8)):
+    if not is_index_text(np.frombuffer(data, np.uint8)):
         raise _bad_line(path, data)
     numbers, offsets = np.fromstring(data, np.int64, sep=" ").reshape(-1, 2).T
     _check_offsets(path, numbers, offsets, rec_size)
     return numbers, offsets
 
 
-def _is_well_formed(text):
+def is_index_text(text):
     """Whether bytes are digits, a tab, digits, a newline, over and over: millions of lines at once."""
     is_digit = np.zeros(256, bool)
     is_digit[ord("0"):ord("9") + 1] = True
