@@ -134,13 +134,18 @@ class _Net:
         internals = symbol.get_internals()
         try:
             symbol = mx.sym.Group([internals[f"{name}_output"] for name in outputs])
-            data = (mx.sym.var("data") - 127.5) * 0.0078125  # -1 to 1
-            symbol = graph.for_device(symbol(data=data), device, training=False, data=(1, *shape))
-            self._block = mx.gluon.SymbolBlock(symbol, [mx.sym.var("data", dtype="uint8")])
-            for name, parameter in self._block.collect_params().items():
-                parameter._load_init(params[name], device)
-        except (ValueError, KeyError, AssertionError, mx.base.MXNetError) as error:
+            shapes = dict(zip(symbol.list_arguments(), symbol.infer_shape(data=(1, *shape))[0]))
+        except (ValueError, mx.base.MXNetError) as error:
             raise DataError(f"{prefix}: not this network of MTCNN: {reason(error)}") from error
+        for name in set(shapes) - {"data"}:
+            if params[name].shape != shapes[name]:
+                raise DataError(f"{prefix}: not this network of MTCNN: array {name!r} has shape {params[name].shape}, "
+                                f"expected {shapes[name]}")
+        data = (mx.sym.var("data") - 127.5) * 0.0078125  # -1 to 1
+        symbol = graph.for_device(symbol(data=data), device, training=False, data=(1, *shape))
+        self._block = mx.gluon.SymbolBlock(symbol, [mx.sym.var("data", dtype="uint8")])
+        for name, parameter in self._block.collect_params().items():
+            parameter._load_init(params[name], device)
         self._device, self._shape = device, shape
 
     def __call__(self, images):

@@ -15,20 +15,21 @@ def parse_args():
     parser.add_argument("--input", required=True, help="folder of photographs, such as <identity>/*.jpg, of any depth")
     parser.add_argument("--output", required=True, help="folder to write; a run that was stopped goes on in it")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--landmarks", metavar="FILE.csv", help="where the faces are; columns: image,x1,y1,x2,y2, then x "
-                       "and y of left_eye, right_eye, nose, left_mouth, right_mouth")
+    where.add_argument("--landmarks", metavar="FILE.csv", help="where the faces are; columns: image,x1,y1,x2,y2, then "
+                       "x and y of left_eye, right_eye, nose, left_mouth, right_mouth")
     where.add_argument("--detector", metavar="FOLDER", help="find them with MTCNN: det1, det2, det3 and, where there, "
                        "det4, each -symbol.json and -0001.params")
     parser.add_argument("--image-size", default="112,112", help="height,width of an aligned face: 112,112 or 112,96, "
                         "or a multiple")
     parser.add_argument("--min-size", type=int, default=40, help="smallest face, in pixels")
-    parser.add_argument("--thresholds", default="0.6,0.7,0.7", help="probabilities that MTCNN's three networks must see")
+    parser.add_argument("--thresholds", default="0.6,0.7,0.7", help="probabilities that MTCNN's three networks "
+                        "must see")
     parser.add_argument("--format", default="jpg", choices=["jpg", "png"], help="of the aligned faces")
     parser.add_argument("--quality", type=int, default=95, help="of JPEGs, 1 to 100")
     parser.add_argument("--centre-crop", action="store_true", help="take the middle of a photograph without a face "
                         "instead of dropping it")
     parser.add_argument("--overwrite", action="store_true", help="begin anew where --output holds aligned faces")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one for each core")
+    parser.add_argument("--workers", type=int, help="processes (default: one for each core)")
     return parser.parse_args()
 
 

@@ -64,6 +64,9 @@ def align_folder(folder, output, landmarks=None, detector=None, image_size=(112,
     """
     settings = _Settings(tuple(image_size), format, quality, centre_crop, min_size, tuple(thresholds),
                          None if detector is None else str(detector))
+    workers = _cores() if workers is None else workers
+    if workers < 1:
+        raise UserError(f"{workers} workers; expected at least 1")
     folder, output = Path(folder), Path(output)
     _check(settings, folder, output, landmarks)
     given = None if landmarks is None else LandmarkTable(landmarks)
@@ -74,7 +77,7 @@ def align_folder(folder, output, landmarks=None, detector=None, image_size=(112,
     summary = Summary()
     with tqdm(total=total, unit="image", disable=not progress) as bar, _tables(output) as (found, dropped):
         jobs = _to_do(settings, folder, output, given, known, summary, bar)
-        for result in _mapped(partial(_process, settings), jobs, workers or _cores()):
+        for result in _mapped(partial(_process, settings), jobs, workers):
             _note(result, summary, found, dropped)
             bar.update()
     return summary
@@ -122,9 +125,9 @@ def _silenced():
 
 
 def _walk(folder):
-    """Photographs below a folder, sorted: (path as text, the photograph whose aligned face would have the same name)."""
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    """Photographs below a folder, sorted: (path as text, name of another one whose face takes its place, or None)."""
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_up(Path(where, name)))
         stems = {}
         for path in sorted(Path(where, name) for name in files if not name.startswith(".")):
             if path.suffix.lower() in SUFFIXES:
@@ -132,9 +135,15 @@ def _walk(folder):
                 yield path.relative_to(folder).as_posix(), None if first is path else first.name
 
 
+def _leads_up(folder):
+    """Whether a folder is a link to one that it lies in itself."""
+    return folder.is_symlink() and folder.resolve() in folder.parent.resolve().joinpath("_").parents
+
+
 def _begin(settings, output, landmarks, overwrite):
     """Hold the settings against those the folder was begun with, and note them. Returns what it has landmarks of."""
-    told = dict(settings._asdict(), detector=settings.detector and "MTCNN", landmarks=landmarks and Path(landmarks).name)
+    told = dict(settings._asdict(), detector=settings.detector and "MTCNN",
+                landmarks=landmarks and Path(landmarks).name)
     told = json.loads(json.dumps(told))  # as they come out of the file
     path = output / SETTINGS
     if path.exists() and not overwrite:
@@ -234,20 +243,19 @@ def _drop(job, reason):
 
 def _find(settings, image, job):
     """The face's box and landmarks, (14,) float64, and None; or None and the reason why there is no face."""
-    if settings.detector is None:
-        boxes = np.empty((0, 4)) if job.numbers is None else job.numbers[None, :4].astype(np.float64)
-        landmarks = job.numbers
-    else:
+    if settings.detector is not None:
         boxes, landmarks = _detector(settings)(image)
-    if not len(boxes):
-        return None, "no landmarks in the file" if settings.detector is None else "no face found"
-    large = (boxes[:, 2:4] - boxes[:, :2]).max(1) >= settings.min_size
-    if not large.any():
+        faces = np.hstack([boxes[:, :4], landmarks.reshape(-1, 10)])
+        if not len(faces):
+            return None, "no face found"
+    elif job.numbers is not None:
+        faces = job.numbers[None].astype(np.float64)
+    else:
+        return None, "no landmarks in the file"
+    large = faces[(faces[:, 2:4] - faces[:, :2]).max(1) >= settings.min_size]
+    if not len(large):
         return None, f"face smaller than {settings.min_size} pixels"
-    if settings.detector is None:
-        return landmarks.astype(np.float64), None
-    chosen = np.flatnonzero(large)[choose_face(boxes[large], image.shape[:2])]
-    return np.concatenate([boxes[chosen, :4], landmarks[chosen].ravel()]), None
+    return large[choose_face(large, image.shape[:2])], None
 
 
 def choose_face(boxes, shape):
