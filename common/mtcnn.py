@@ -1,6 +1,7 @@
 """MTCNN: faces and their five landmarks, found by the cascade of Zhang et al., 'Joint Face Detection and Alignment
 Using Multitask Cascaded Convolutional Networks' (2016), on MXNet checkpoints det1 to det4.
 """
+import math
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,8 @@ from common.errors import DataError, UserError
 from common.mxnet_setup import mx, reason
 
 CELL, STRIDE = 12, 2  # what P-net sees of its image for one answer, and how far apart answers are, in pixels
-TILES = (32, 64, 128, 256)
+TILES = (32, 64, 128, 256)  # sides of what P-net is run on: MXNet keeps memory for every shape it meets
+CALL = 3000  # pixels that P-net does in the time that a call takes
 BATCH = 64
 NETS = {  # name -> outputs, shape of the input
     "det1": (("conv4_1", "conv4_2"), (3, 64, 64)),
@@ -71,9 +73,8 @@ class Detector:
     def _tiled(self, image):
         """P-net's answers for a whole image: scores (rows, columns) and offsets (rows, columns, 4)."""
         rows, columns = ((side - CELL) // STRIDE + 1 for side in image.shape[:2])
-        tile = min(TILES, key=lambda tile: np.prod([-(-n // cells(tile)) * tile for n in (rows, columns)]))
-        step = cells(tile)
-        down, across = -(-rows // step), -(-columns // step)
+        tile = min(TILES, key=lambda tile: (tile ** 2 + CALL) * math.prod(_tiles(rows, columns, tile)))
+        step, (down, across) = cells(tile), _tiles(rows, columns, tile)
         canvas = np.zeros((STRIDE * (down * step - 1) + CELL, STRIDE * (across * step - 1) + CELL, 3), np.uint8)
         canvas[:image.shape[0], :image.shape[1]] = image[:canvas.shape[0], :canvas.shape[1]]
         scores, offsets = np.empty((down * step, across * step)), np.empty((down * step, across * step, 4))
@@ -126,7 +127,7 @@ def _check_settings(min_size, thresholds, factor):
 class _Net:
     """One network of the cascade: images (N, C, H, W) uint8 -> its outputs, a list of (N, ...) float32.
 
-    MXNet keeps memory for every shape it meets, so there are few: batches of 1, 2, 4, ... BATCH.
+    Its batches are of few sizes, 1, 2, 4, ... BATCH, for the memory's sake.
     """
 
     def __init__(self, prefix, outputs, shape, device):
@@ -187,6 +188,11 @@ def _sides(boxes):
 def cells(size):
     """How many answers P-net gives along `size` pixels, each having seen CELL of them."""
     return (size - CELL) // STRIDE + 1
+
+
+def _tiles(rows, columns, tile):
+    """How many tiles, down and across, hold that many answers."""
+    return math.ceil(rows / cells(tile)), math.ceil(columns / cells(tile))
 
 
 def pyramid(shape, min_size, factor):

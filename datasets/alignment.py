@@ -252,6 +252,7 @@ def _find(settings, image, job):
         faces = job.numbers[None].astype(np.float64)
     else:
         return None, "no landmarks in the file"
+    faces = np.round(faces, 2)  # as they are written down, so that a run with these landmarks gives the same faces
     large = faces[(faces[:, 2:4] - faces[:, :2]).max(1) >= settings.min_size]
     if not len(large):
         return None, f"face smaller than {settings.min_size} pixels"
