@@ -72,7 +72,7 @@ class Detector:
 
     def _tiled(self, image):
         """P-net's answers for a whole image: scores (rows, columns) and offsets (rows, columns, 4)."""
-        rows, columns = ((side - CELL) // STRIDE + 1 for side in image.shape[:2])
+        rows, columns = map(cells, image.shape[:2])
         tile = min(TILES, key=lambda tile: (tile ** 2 + CALL) * math.prod(_tiles(rows, columns, tile)))
         step, (down, across) = cells(tile), _tiles(rows, columns, tile)
         canvas = np.zeros((STRIDE * (down * step - 1) + CELL, STRIDE * (across * step - 1) + CELL, 3), np.uint8)
