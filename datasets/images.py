@@ -94,12 +94,13 @@ def to_jpeg(data, image_shape, where, quality=95, resize=False):
     if image.shape[:2] == tuple(image_shape) and _is_jpeg(data):
         return data
     if resize:
-        image = _cover(image, *image_shape)
+        image = cover(image, *image_shape)
     check_shape(image, image_shape, where, "; align the faces to one size, or resize them with --resize")
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def _cover(image, height, width):
+def cover(image, height, width):
+    """The middle of an image (H, W, 3) as large as the shape allows, resized to (height, width, 3)."""
     scale = max(height / image.shape[0], width / image.shape[1])
     size = max(width, round(image.shape[1] * scale)), max(height, round(image.shape[0] * scale))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
