@@ -115,7 +115,7 @@ def parse_args():
 def main():
     args = parse_args()
     from benchmarks.measure import read_table, write_table
-    from common.mxnet_setup import cpu_count
+    from common.cores import cpu_count
 
     rows = {(line["data"], line["row"]): line for line in read_table("losses")}
     chosen = args.only.split(",") if args.only else [name for name in LOSSES if (args.data, name) not in rows]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.cores import cpu_count
 from common.files import write_csv
-from common.mxnet_setup import cpu_count, mx
+from common.mxnet_setup import mx
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

@@ -42,7 +42,7 @@ def decoder(folder, _):
     import cv2
     import numpy as np
 
-    from common.mxnet_setup import cpu_count
+    from common.cores import cpu_count
     from datasets.training_set import TrainingSet
 
     images = TrainingSet(folder / "set")
@@ -76,7 +76,8 @@ def ours(folder, name):
 
 def image_record_iter(folder, _):
     """Yield the sizes of ImageRecordIter's batches."""
-    from common.mxnet_setup import cpu_count, mx
+    from common.cores import cpu_count
+    from common.mxnet_setup import mx
 
     shard, = (folder / "shards").glob("*.rec")
     batches = mx.io.ImageRecordIter(

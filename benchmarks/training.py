@@ -114,7 +114,7 @@ def torch_peer(network, batch_size, steps, channels_last):
     import torch
 
     from benchmarks.torch_peer import ArcFace, SymbolModule
-    from common.mxnet_setup import cpu_count
+    from common.cores import cpu_count
     from symbols import get_symbol, network_settings
 
     torch.set_num_threads(cpu_count())

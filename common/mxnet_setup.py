@@ -10,21 +10,12 @@ import re
 import sys
 from pathlib import Path
 
+from common.cores import cpu_count
 from common.errors import UserError
 
 
 class SetupError(UserError, ImportError):
     """MXNet cannot be used here. The message says what to install."""
-
-
-def cpu_count():
-    """Cores this process may use: its affinity, cut down to the container's quota where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control groups, or 'max': no quota
-        return cores
 
 
 def _set_environment():

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from common.cores import cpu_count
 from common.errors import DataError, UserError
 from common.face_align import DegenerateLandmarks, align, template
 from common.files import read_bytes, replacing, write_text
@@ -64,7 +65,7 @@ def align_folder(folder, output, landmarks=None, detector=None, image_size=(112,
     """
     settings = _Settings(tuple(image_size), format, quality, centre_crop, min_size, tuple(thresholds),
                          None if detector is None else str(detector))
-    workers = _cores() if workers is None else workers
+    workers = cpu_count() if workers is None else workers
     if workers < 1:
         raise UserError(f"{workers} workers; expected at least 1")
     folder, output = Path(folder), Path(output)
@@ -81,11 +82,6 @@ def align_folder(folder, output, landmarks=None, detector=None, image_size=(112,
             _note(result, summary, found, dropped)
             bar.update()
     return summary
-
-
-def _cores():
-    from common.mxnet_setup import cpu_count  # not above: a process that only warps needs no MXNet
-    return cpu_count()
 
 
 def _check(settings, folder, output, landmarks):

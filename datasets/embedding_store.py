@@ -16,12 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from common.checkpoint import params_path, parse_model
+from common.cores import cpu_count
 from common.devices import get_devices
 from common.embedder import Embedder
 from common.embeddings import ahead, normalise
 from common.errors import DataError, UserError
 from common.files import read_bytes, write_text
-from common.mxnet_setup import cpu_count
 from datasets.images import decode_into
 
 _COLUMNS = ("embeddings", "labels", "digests")

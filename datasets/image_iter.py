@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from common.cores import cpu_count
 from common.errors import UserError
-from common.mxnet_setup import cpu_count, empty_on_host, mx
+from common.mxnet_setup import empty_on_host, mx
 from datasets.augment import Augmentation
 from datasets.images import decode_into
 

@@ -1,13 +1,13 @@
 """What is measured of each image: whether it decodes, size, light, sharpness, and hashes that tell copies."""
 import hashlib
-import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import cv2
 import numpy as np
 
+from common.cores import cpu_count
 from datasets.images import UnreadableImage, decode_bgr
+from datasets.threads import in_order
 
 GOOD, UNDECODABLE, EMPTY = range(3)  # states
 BLANK = 4  # contrast, in grey levels, below which an image counts as blank
@@ -74,17 +74,11 @@ def measure_all(images, bar):
     images: iterable of (number, offset, label, indexed, encoded image); bar: a tqdm, moved on.
     Returns a (N,) array of ROW.
     """
-    workers = os.cpu_count() or 1
-    parts, pending = [np.empty(0, ROW)], deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for batch in _batches(images):
-            pending.append(pool.submit(_measure_batch, batch))
-            if len(pending) > 2 * workers:
-                parts.append(pending.popleft().result())
-                bar.update(len(parts[-1]))
-        for task in pending:
-            parts.append(task.result())
-            bar.update(len(parts[-1]))
+    parts = [np.empty(0, ROW)]
+    with closing(in_order(_measure_batch, _batches(images), ahead=2 * cpu_count())) as measured:
+        for part in measured:
+            parts.append(part)
+            bar.update(len(part))
     return np.concatenate(parts)
 
 

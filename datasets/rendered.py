@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from common.cores import cpu_count
 from common.errors import UserError
 from common.files import write_bytes, write_text
 from datasets.packs import write_pack
@@ -91,9 +92,7 @@ def write_demo(folder, identities=200, images_per_identity=25, pairs=1500, seed=
     Returns a Demo. Raises UserError for numbers that cannot be met and where the system refuses to write.
     """
     _check(identities, images_per_identity, pairs, seed)
-    if workers is None:
-        from common.mxnet_setup import cpu_count
-        workers = cpu_count()
+    workers = workers or cpu_count()
     folder, verified = Path(folder), FOLDS * _identities_per_fold(pairs)
     total = (identities * images_per_identity + verified * VERIFICATION_IMAGES + PROBE_IDENTITIES * PROBE_IMAGES
              + DISTRACTORS)

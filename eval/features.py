@@ -15,6 +15,7 @@ from typing import List, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from common.cores import cpu_count
 from common.embeddings import ahead, normalise
 from common.errors import DataError, UserError
 from common.files import read_bytes, write_bytes, write_text
@@ -161,7 +162,7 @@ def dump_features(kind, list_path, root, output, embeds, algo="insightface", bat
         raise UserError(f"{root}: holds none of the first images of {list_path}, such as {entries[0]}; is it the root?")
     writer = _Writer(kind, output, algo, sum(embed.emb_size for embed in embeds))
     bar = tqdm(total=len(entries), unit="img", desc=kind, disable=not progress)
-    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers, ThreadPoolExecutor(1) as background:
+    with bar, ThreadPoolExecutor(min(8, cpu_count())) as readers, ThreadPoolExecutor(1) as background:
         def load(batch):
             return batch, list(readers.map(lambda entry: _read_image(Path(root, entry), embeds[0].image_shape), batch))
 

@@ -66,7 +66,7 @@ class TestThreads:
                     raise FileNotFoundError(2, "No such file")
                 return quota
 
-        monkeypatch.setattr(mxnet_setup, "Path", Quota)
+        monkeypatch.setattr("common.cores.Path", Quota)
         monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
         assert mxnet_setup.cpu_count() == cores
 
