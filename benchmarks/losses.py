@@ -56,12 +56,12 @@ _NETWORK = ["--network", "y1", "--net-blocks", "1,1,1,1", "--per-batch-size", "3
 def score(flags, seed, folder, steps):
     """Train and verify once on the data of `folder`; returns (accuracy, TAR at FAR 1e-3)."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        one_thread(f"{place}/log", "recognition/train.py", *_NETWORK, "--loss", *flags, "--dataset", f"{folder}/training",
-                "--models-root", place, "--seed", seed, "--max-steps", steps, "--lr-steps", steps * 4 // 5,
-                "--ckpt", 2, "--verbose", 10 ** 6)
+        one_thread(f"{place}/log", "recognition/train.py", *_NETWORK, "--loss", *flags,
+                   "--dataset", f"{folder}/training", "--models-root", place, "--seed", seed,
+                   "--max-steps", steps, "--lr-steps", steps * 4 // 5, "--ckpt", 2, "--verbose", 10 ** 6)
         model, = Path(place).glob("*/model-0001.params")
         one_thread(f"{place}/log", "eval/verification.py", "--model", f"{model.parent}/model,1", "--data-dir",
-                f"{folder}/packs", "--output", f"{place}/verification")
+                   f"{folder}/packs", "--output", f"{place}/verification")
         found, = json.loads(Path(place, "verification/results.json").read_text())
     return found["accuracy"], next(point["tar"] for point in found["tar_at_far"] if point["asked_far"] == 1e-3)
 

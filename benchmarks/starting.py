@@ -21,30 +21,29 @@ from tqdm import tqdm
 
 from benchmarks.commands import one_thread, prepare_faces
 from common.cli import ArgumentParser, run
-from eval.flags import positive
 
 SHARED = ["--network", "y1", "--loss", "arcface", "--per-batch-size", "32", "--frequent", "50", "--verbose", "1000000",
           "--ckpt", "2"]
-RECIPES = {  # flags, steps
-    "the paper's": (["--lr", "0.1"], 200),
+RECIPES = {  # flags, steps, seeds
+    "the paper's": (["--lr", "0.1"], 200, 2),
     "scale and margin grow": (["--lr", "0.05", "--lr-steps", "1100", "--loss-s", "32", "--loss-s-start", "16",
-                               "--margin-start", "300", "--margin-warmup", "700"], 1300),
+                               "--margin-start", "300", "--margin-warmup", "700"], 1300, 5),
 }
 _LAST = 2  # lines of progress, of 50 steps each, over which the end is averaged
 
 
 def measure(recipe, seed, work):
     """(loss, accuracy) at the end of a training, and its LFW accuracy; what is there already is not done again."""
-    flags, steps = RECIPES[recipe]
+    flags, steps, _ = RECIPES[recipe]
     place = work / f"{recipe.replace(' ', '-')}-{seed}"
     place.mkdir(exist_ok=True)
     folder = place / "y1-arcface-training"
     if not (folder / "model-0001.params").is_file():
         one_thread(place / "train.log", "recognition/train.py", *SHARED, *flags, "--dataset", work / "training",
-                "--models-root", place, "--seed", seed, "--max-steps", steps)
+                   "--models-root", place, "--seed", seed, "--max-steps", steps)
     if not (place / "lfw/results.json").is_file():
-        one_thread(place / "lfw.log", "eval/verification.py", "--model", f"{folder}/model,1", "--data-dir", work / "packs",
-                "--no-flip", "--output", place / "lfw")
+        one_thread(place / "lfw.log", "eval/verification.py", "--model", f"{folder}/model,1",
+                   "--data-dir", work / "packs", "--no-flip", "--output", place / "lfw")
     events = map(json.loads, (folder / "train.jsonl").read_text().splitlines())
     ends = [event for event in events if event["event"] == "progress"][-_LAST:]
     loss, accuracy = (sum(event[key] for event in ends) / len(ends) for key in ("loss", "accuracy"))
@@ -56,7 +55,7 @@ def row(recipe, found, num_classes):
     """A row of the table from (loss, accuracy, LFW accuracy) of every seed."""
     from benchmarks.measure import machine, spread
 
-    flags, steps = RECIPES[recipe]
+    flags, steps, _ = RECIPES[recipe]
     scale = float(flags[flags.index("--loss-s") + 1]) if "--loss-s" in flags else 64
     plateau = scale * math.sin(0.5) + math.log(num_classes)
     started = sum(loss < plateau and accuracy > 2 / num_classes for loss, accuracy, _ in found)
@@ -69,7 +68,6 @@ def row(recipe, found, num_classes):
 
 def parse_args():
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=positive, default=5, help="number of seeds")
     parser.add_argument("--work", default="models/starting", help="folder that keeps data and models")
     return parser.parse_args()
 
@@ -84,8 +82,9 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "packs/lfw.bin").is_file():
         prepare_faces(work)
-    with ThreadPoolExecutor(cpu_count()) as pool, tqdm(total=len(RECIPES) * args.seeds, unit="run") as bar:
-        waiting = {recipe: [pool.submit(measure, recipe, seed, work) for seed in range(args.seeds)]
+    runs = sum(seeds for *_, seeds in RECIPES.values())
+    with ThreadPoolExecutor(cpu_count()) as pool, tqdm(total=runs, unit="run") as bar:
+        waiting = {recipe: [pool.submit(measure, recipe, seed, work) for seed in range(RECIPES[recipe][-1])]
                    for recipe in reversed(RECIPES)}
         found = {recipe: [] for recipe in RECIPES}
         for recipe, tasks in waiting.items():
