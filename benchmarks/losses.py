@@ -9,8 +9,6 @@ so scales and margins are milder than the papers': with s 64 and m 0.5 a network
 moves in so few steps. Rows that are there for this data set are kept unless `--only` names them.
 """
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +19,11 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from tqdm import tqdm
 
+from benchmarks.commands import one_thread, prepare_faces
 from common.cli import ArgumentParser, run
-from common.errors import UserError, unknown_name
+from common.errors import unknown_name
 from common.flags import positive
 
-ROOT = Path(__file__).resolve().parents[1]
 _MILD = ["--loss-s", "16"]
 _ANNEALED = ["--loss-m1", "2", "--loss-lambda", "100"]
 LOSSES = {  # row: its flags
@@ -55,24 +53,15 @@ LOSSES = {  # row: its flags
 _NETWORK = ["--network", "y1", "--net-blocks", "1,1,1,1", "--per-batch-size", "32"]
 
 
-def command(log, *words):
-    """Run a command of the project on one thread. Raises UserError with its last line where it fails."""
-    with open(log, "w") as lines:
-        done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, stdout=lines, stderr=subprocess.STDOUT,
-                              env=dict(os.environ, OMP_NUM_THREADS="1"))
-    if done.returncode:
-        raise UserError(f"{words[0]}: {Path(log).read_text().strip().splitlines()[-1]}")
-
-
 def score(flags, seed, folder, steps):
     """Train and verify once on the data of `folder`; returns (accuracy, TAR at FAR 1e-3)."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        command(f"{place}/log", "recognition/train.py", *_NETWORK, "--loss", *flags, "--dataset", f"{folder}/training",
-                "--models-root", place, "--seed", seed, "--max-steps", steps, "--lr-steps", steps * 4 // 5,
-                "--ckpt", 2, "--verbose", 10 ** 6)
+        one_thread(f"{place}/log", "recognition/train.py", *_NETWORK, "--loss", *flags,
+                   "--dataset", f"{folder}/training", "--models-root", place, "--seed", seed,
+                   "--max-steps", steps, "--lr-steps", steps * 4 // 5, "--ckpt", 2, "--verbose", 10 ** 6)
         model, = Path(place).glob("*/model-0001.params")
-        command(f"{place}/log", "eval/verification.py", "--model", f"{model.parent}/model,1", "--data-dir",
-                f"{folder}/packs", "--output", f"{place}/verification")
+        one_thread(f"{place}/log", "eval/verification.py", "--model", f"{model.parent}/model,1", "--data-dir",
+                   f"{folder}/packs", "--output", f"{place}/verification")
         found, = json.loads(Path(place, "verification/results.json").read_text())
     return found["accuracy"], next(point["tar"] for point in found["tar_at_far"] if point["asked_far"] == 1e-3)
 
@@ -80,16 +69,12 @@ def score(flags, seed, folder, steps):
 def prepare(data, folder):
     """Make <folder>/training and <folder>/packs, apart: training itself need not verify."""
     if data == "rendered":
-        command(f"{folder}/log", "datasets/render.py", "--output", f"{folder}/training", "--pairs", 4000)
+        one_thread(f"{folder}/log", "datasets/render.py", "--output", f"{folder}/training", "--pairs", 4000)
         Path(folder, "packs").mkdir()
         for pack in Path(folder, "training").glob("*.bin"):
             pack.rename(Path(folder, "packs", pack.name))
         return
-    faces = Path(os.environ.get("FACE_DATA", ROOT.parent / "shared" / "data")).resolve()
-    if not faces.is_dir():
-        raise UserError(f"no real faces at {faces}; set FACE_DATA to the folder that holds train_celeba and lfw")
-    command(f"{folder}/log", "datasets/dir2rec.py", "--input", faces / "train_celeba", "--output", f"{folder}/training")
-    command(f"{folder}/log", "datasets/lfw2pack.py", "--data-dir", faces / "lfw", "--output", f"{folder}/packs/lfw.bin")
+    prepare_faces(folder)
 
 
 def row(data, name, found, steps):

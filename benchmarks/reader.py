@@ -26,11 +26,11 @@ from pathlib import Path
 if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.commands import prepare_faces
 from common.cli import ArgumentParser, run
 from common.errors import UserError
 from common.flags import positive
 
-ROOT = Path(__file__).resolve().parents[1]
 BATCH_SIZE = 128
 _ENVIRONMENT = dict(os.environ)
 
@@ -186,19 +186,13 @@ def prepare(data, folder):
     from datasets.rendered import write_demo
     from datasets.shards import open_images, write_shards
 
-    def command(script, *flags):
-        subprocess.run([sys.executable, ROOT / script, *flags], check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
-
     if data == "rendered":
         write_demo(folder / "set", 200, 25, 4000)
         (folder / "set/rendered.bin").rename(folder / "pack.bin")
     else:
-        faces = Path(os.environ.get("FACE_DATA", ROOT.parent / "shared" / "data")).resolve()
-        if not faces.is_dir():
-            raise UserError(f"no real faces at {faces}; set FACE_DATA to the folder that holds train_celeba and lfw")
-        command("datasets/dir2rec.py", "--input", faces / "train_celeba", "--output", folder / "set")
-        command("datasets/lfw2pack.py", "--data-dir", faces / "lfw", "--output", folder / "pack.bin")
+        prepare_faces(folder)
+        (folder / "training").rename(folder / "set")
+        (folder / "packs/lfw.bin").rename(folder / "pack.bin")
     images = open_images(folder / "set")
     write_shards(images, folder / "shards", 1, progress=False)
     return sum(len(images.read(i)[0]) for i in range(len(images))) / len(images)

@@ -6,7 +6,6 @@ Runs the project's own commands, which it prints, and writes results/real_faces.
 (folders of identities), lfw/ (images/ and pairs.txt) and models/y1 (the public MobileFaceNet checkpoint).
 """
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +13,10 @@ from pathlib import Path
 if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.commands import ROOT, faces_folder
 from common.cli import ArgumentParser, run
 from common.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 SHARED = ["--network", "y1", "--dataset", "datasets/celeba", "--per-batch-size", "32", "--frequent", "50",
           "--verbose", "100000", "--ckpt", "2"]
 TRAININGS = [  # ArcFace goes on from softmax: from nothing its margin is too hard for so short a training
@@ -48,9 +47,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    data = Path(os.environ.get("FACE_DATA", ROOT.parent / "shared" / "data")).resolve()
-    if not data.is_dir():
-        raise UserError(f"no real faces at {data}; set FACE_DATA to the folder that holds train_celeba, lfw and models")
+    data = faces_folder("train_celeba, lfw and models")
     from benchmarks.measure import machine, write_table
 
     command("datasets/lfw2pack.py", "--data-dir", data / "lfw", "--output", "datasets/celeba-lfw/lfw.bin")

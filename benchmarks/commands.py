@@ -1,0 +1,35 @@
+"""What the benchmarks share that run the project's own commands."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from common.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def faces_folder(needed):
+    """The folder of the real faces: FACE_DATA, else ../shared/data. Raises UserError, naming what is needed of it."""
+    folder = Path(os.environ.get("FACE_DATA", ROOT.parent / "shared" / "data")).resolve()
+    if not folder.is_dir():
+        raise UserError(f"no real faces at {folder}; set FACE_DATA to the folder that holds {needed}")
+    return folder
+
+
+def one_thread(log, *words):
+    """Run a command on one thread, its output going to a file. Raises UserError with its last line where it fails."""
+    with open(log, "w") as lines:
+        done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, stdout=lines, stderr=subprocess.STDOUT,
+                              env=dict(os.environ, OMP_NUM_THREADS="1"))
+    if done.returncode:
+        raise UserError(f"{words[0]}: {(Path(log).read_text().strip() or 'no output').splitlines()[-1]}")
+
+
+def prepare_faces(folder):
+    """Make <folder>/training of the 241 identities and <folder>/packs/lfw.bin."""
+    faces = faces_folder("train_celeba and lfw")
+    one_thread(f"{folder}/log", "datasets/dir2rec.py", "--input", faces / "train_celeba", "--output",
+               f"{folder}/training")
+    one_thread(f"{folder}/log", "datasets/lfw2pack.py", "--data-dir", faces / "lfw", "--output",
+               f"{folder}/packs/lfw.bin")
