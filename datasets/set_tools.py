@@ -17,8 +17,9 @@ from common.errors import DataError, UserError
 from common.files import new_folder, read_bytes, replacing
 from datasets.images import suffix_of
 from datasets.pairs import bad_line, is_number, read_lines
+from datasets.shards import open_images
 from datasets.threads import in_order
-from datasets.training_set import TrainingSet, copy_images
+from datasets.training_set import copy_images
 
 
 class Made(NamedTuple):
@@ -64,7 +65,7 @@ def merge_sets(folders, output, same_path=None, progress=True):
     Returns Made. Raises UserError and DataError for settings and files that cannot be used, with nothing written.
     """
     with ExitStack() as stack:
-        sets = [stack.enter_context(closing(TrainingSet(folder))) for folder in folders]
+        sets = [stack.enter_context(closing(open_images(folder))) for folder in folders]
         joined, starts = JoinedSets(sets), np.cumsum([0] + [part.num_classes for part in sets])
         people = np.arange(starts[-1]) if same_path is None else _join_people(same_path, starts)
         folder = stack.enter_context(new_folder(output))
@@ -121,7 +122,7 @@ def subset(source, output, classes=None, min_images=1, identities=None, max_imag
     Returns Made. Raises UserError for settings that cannot be met or leave nothing, with nothing written.
     """
     _check_settings(min_images, identities, max_images, share, seed)
-    with closing(TrainingSet(source)) as training_set, new_folder(output) as folder:
+    with closing(open_images(source)) as training_set, new_folder(output) as folder:
         labels = read_labels(training_set, progress)
         random = np.random.RandomState(seed)
         chosen = _choose_classes(np.bincount(labels, minlength=training_set.num_classes), training_set.folder, classes,
@@ -197,7 +198,7 @@ def relabel(source, output, mapping_path, progress=True):
     ... without a gap. progress: show bars. identities.csv as for `subset`.
     Returns Made. Raises UserError and DataError for a mapping that does not fit, with nothing written.
     """
-    with closing(TrainingSet(source)) as training_set, new_folder(output) as folder:
+    with closing(open_images(source)) as training_set, new_folder(output) as folder:
         new = np.full(training_set.num_classes, -2)
         for line, (original, identity) in _read_table(mapping_path, "original", "identity"):
             if not 0 <= original < len(new) or not -1 <= identity < len(new) or new[original] != -2:
@@ -233,7 +234,7 @@ def unpack(folders, output, progress=True):
     identities = images = 0
     with new_folder(output) as folder:
         for place, source in enumerate([folders] if is_one else folders):
-            with closing(TrainingSet(source)) as training_set:
+            with closing(open_images(source)) as training_set:
                 _unpack(training_set, folder, "" if is_one else f"{place}_", progress)
                 images += len(training_set)
         identities = sum(1 for _ in folder.iterdir())

@@ -21,8 +21,9 @@ from common.errors import DataError, UserError
 from common.files import new_folder
 from datasets.images import SUFFIXES, check_shape, decode_bgr, suffix_of
 from datasets.set_tools import Made, number_classes, write_table
+from datasets.shards import open_images
 from datasets.threads import in_order
-from datasets.training_set import TrainingSet, write_training_set
+from datasets.training_set import write_training_set
 
 _MOST = 1 << 26  # bytes of a member, and of a header: far more than an image has
 _MOST_CLASSES = 1 << 24  # labels of records are float32, which counts no further
@@ -47,7 +48,7 @@ def write_shards(source, output, name="train", images_per_shard=10000, shuffle=F
     if images_per_shard < 1 or not 0 <= seed < 2 ** 32 or Path(name).name != name:
         raise UserError(f"{images_per_shard} images per shard, seed {seed}, name {name!r}; expected at least 1, 0 to "
                         f"{2 ** 32 - 1}, and a name without folders")
-    with closing(TrainingSet(source)) as training_set, new_folder(output) as folder:
+    with closing(open_images(source)) as training_set, new_folder(output) as folder:
         rows = np.arange(len(training_set))
         if shuffle:
             np.random.RandomState(seed).shuffle(rows)

@@ -11,6 +11,7 @@ from common.errors import DataError, UserError
 from common.mxnet_setup import mx
 from datasets import find_dataset, shards
 from datasets.image_iter import ImageIter
+from datasets.set_tools import relabel
 from datasets.shards import ShardSet, open_images, write_shards
 from datasets.training_set import TrainingSet, write_training_set
 
@@ -140,3 +141,16 @@ def test_command(source, tmp_path):
     assert find_dataset(str(tmp_path / "new")).val_targets == ("lfw",)
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 2 and "exists already" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_tools_take_shards_too(source, sharded, tmp_path):
+    relabel(sharded, tmp_path / "back", write_mapping(tmp_path))
+    again = TrainingSet(tmp_path / "back")
+    assert sorted(content(again)) == sorted(content(TrainingSet(source))) and again.num_identities == 4
+
+
+def write_mapping(folder):
+    """A mapping that leaves all four classes as they are."""
+    path = folder / "mapping.csv"
+    path.write_text("original,identity\n" + "".join(f"{label},{label}\n" for label in range(4)))
+    return path
