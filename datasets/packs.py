@@ -28,15 +28,28 @@ class Pack:
         self.images, self.issame, self.image_shape = images, issame, tuple(image_shape)
 
     def decode(self, start, stop):
-        """Decode images start to stop - 1. Returns (n, 3, H, W) uint8 RGB.
+        """Decode images start to stop - 1; see `decode_these`."""
+        return self.decode_these(range(*slice(start, stop).indices(len(self.images))))
+
+    def decode_these(self, numbers):
+        """Decode the images with these numbers. Returns (n, 3, H, W) uint8 RGB.
 
         Raises DataError, with the image's number, where one cannot be decoded or is of another size.
         """
-        images = self.images[start:stop]
-        planes = np.empty((len(images), 3, *self.image_shape), np.uint8)
-        for row, image in enumerate(images):
-            decode_into(planes[row], image, f"{self.path} image {start + row}")
+        planes = np.empty((len(numbers), 3, *self.image_shape), np.uint8)
+        for row, number in enumerate(numbers):
+            decode_into(planes[row], self.images[number], f"{self.path} image {number}")
         return planes
+
+    def distinct(self):
+        """Which images are the same, byte for byte: the first number of each, (M,), and which of them all are, (2N,).
+
+        LFW's 12,000 images are 7,701 different ones.
+        """
+        seen = {}
+        places = np.array([seen.setdefault(image, (len(seen), number))[0]
+                           for number, image in enumerate(self.images)], np.int64)
+        return np.array([number for _, number in seen.values()], np.int64), places
 
 
 def load_pack(path, image_shape=(112, 112)):

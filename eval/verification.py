@@ -121,30 +121,37 @@ def test(pack, embed, nfolds=10, flip=True, batch_size=64, progress=True):
     """Embed a verification pack and score it.
 
     pack: a `datasets.packs.Pack`. embed: callable, images (N, 3, H, W) uint8 RGB -> (N, D), not normalised.
-    flip: add the embedding of the mirrored image. batch_size: images decoded and embedded at once; the last batch
-    is filled with the images before it, so that all are of one size. progress: show a bar. Returns a Test.
+    flip: add the embedding of the mirrored image. Images that a pack holds several times are embedded once.
+    batch_size: images decoded and embedded at once; the last batch is filled with the images before it, so that all are
+    of one size. progress: show a bar. Returns a Test.
     Raises UserError for pairs that `evaluate` refuses, and where an embedding is zero or not finite.
     """
     metrics.check_kinds(pack.issame)  # before anything is computed
     metrics.folds(len(pack.issame), nfolds)
     check_pack(pack, nfolds)  # before anything is computed
-    total = 2 * len(pack.issame)
-    size = min(batch_size, total)
-    starts = range(0, total, size)
+    firsts, places = pack.distinct()
+    passes = [part[places] for part in _embed(pack, firsts, embed, flip, batch_size, progress)]
+    xnorm = float(np.mean([np.linalg.norm(part, axis=1) for part in passes]))
+    embeddings = normalise(sum(passes), pack.name)
+    return Test(evaluate(embeddings, pack.issame, nfolds), xnorm, embeddings)
+
+
+def _embed(pack, numbers, embed, flip, batch_size, progress):
+    """Embeddings of these images of a pack, (M, D) float64, and where `flip` says so of their mirrored twins."""
     # The original holds embeddings as float64, and so do these: its numbers come out to the last digit.
     passes = [[], []] if flip else [[]]
+    total = len(numbers)
+    size = min(batch_size, total)
+    starts = range(0, total, size)
     with tqdm(total=total, unit="img", desc=pack.name, disable=not progress, leave=False) as bar:
-        batches = ahead(lambda start: pack.decode(min(start, total - size), min(start + size, total)), starts)
+        batches = ahead(lambda start: pack.decode_these(numbers[min(start, total - size):][:size]), starts)
         for start, images in zip(starts, batches):
             new = min(size, total - start)
             embeddings = embed_flipped(embed, images) if flip else [np.asarray(embed(images), dtype=np.float64)]
             for parts, part in zip(passes, embeddings):
                 parts.append(part[-new:])
             bar.update(new)
-    passes = [np.concatenate(parts) for parts in passes]
-    xnorm = float(np.mean([np.linalg.norm(part, axis=1) for part in passes]))
-    embeddings = normalise(sum(passes), pack.name)
-    return Test(evaluate(embeddings, pack.issame, nfolds), xnorm, embeddings)
+    return [np.concatenate(parts) for parts in passes]
 
 
 def check_pack(pack, nfolds=10):

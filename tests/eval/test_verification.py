@@ -27,6 +27,12 @@ class PixelPack:
     def decode(self, start, stop):
         return self.images[start:stop]
 
+    def decode_these(self, numbers):
+        return self.images[numbers]
+
+    def distinct(self):
+        return np.arange(len(self.images)), np.arange(len(self.images))
+
 
 def pooled(images):
     """The feature of the golden file: mean over 4x4 pixels, minus 110."""
@@ -106,6 +112,22 @@ def test_batches_are_all_of_one_size_and_flip_can_be_left_out():
     assert seen == [(8, 3, 16, 16)] * 3
     np.testing.assert_allclose(plain.embeddings, unit(pooled(images).astype(float)), rtol=1e-12)
     assert plain.xnorm == pytest.approx(np.linalg.norm(pooled(images), axis=1).mean(), rel=1e-6)
+
+
+def test_images_that_come_twice_are_embedded_once(pack):
+    """And score as if each had been embedded by itself."""
+    pack.images[30:70] = pack.images[:40]
+    plain, seen = PixelPack(pack.decode(0, len(pack.images)), pack.issame), []
+
+    def embed(batch):
+        seen.append(len(batch))
+        return pooled(batch)
+
+    found = verification.test(pack, embed, batch_size=7, progress=False)
+    expected = verification.test(plain, pooled, progress=False)
+    np.testing.assert_allclose(found.embeddings, expected.embeddings, rtol=1e-12)
+    assert found.xnorm == pytest.approx(expected.xnorm) and found.result.accuracy == expected.result.accuracy
+    assert 2 * len(set(pack.images)) <= sum(seen) < 2 * len(set(pack.images)) + 14 < 2 * len(pack.images)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
