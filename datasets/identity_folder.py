@@ -1,5 +1,7 @@
 """A folder with a sub-folder of images for each identity, made into a training set."""
 from collections import namedtuple
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -7,6 +9,7 @@ from tqdm import tqdm
 from common.errors import DataError, UserError
 from common.files import write_text
 from datasets.images import SUFFIXES, UnreadableImage, read_image, to_jpeg
+from datasets.threads import in_order
 from datasets.training_set import write_training_set
 
 Summary = namedtuple("Summary", "identities skipped left_out")
@@ -45,28 +48,35 @@ def pack_folder(folder, output, image_shape=(112, 112), quality=95, resize=False
         raise UserError(f"quality {quality}; expected 1 to 100")
     identities = list_identities(folder)
     summary = Summary([], [], [])
-    with tqdm(total=sum(len(files) for _, files in identities), unit="image", disable=not progress) as bar:
-        def read(path):
-            bar.update()
-            try:
-                return to_jpeg(read_image(path), image_shape, path, quality, resize)
-            except UnreadableImage as error:
-                if not skip_bad:
-                    raise
-                summary.skipped.append(str(error))
+    files = [path for _, paths in identities for path in paths]
 
-        write_training_set(output, _usable(identities, read, min_images, summary), image_shape)
+    def read(path):
+        try:
+            return to_jpeg(read_image(path), image_shape, path, quality, resize)
+        except UnreadableImage as error:
+            if not skip_bad:
+                raise
+            return error
+
+    with closing(in_order(read, files)) as images:
+        shown = iter(tqdm(images, total=len(files), unit="image", disable=not progress))
+        write_training_set(output, _usable(identities, shown, min_images, summary), image_shape)
     write_text(Path(output, "identities.txt"), "".join(
         f"{label}\t{name}\t{count}\n" for label, (name, count) in enumerate(summary.identities)))
     return summary
 
 
-def _usable(identities, read, min_images, summary):
-    """The images of each identity that has enough of them, noted in `summary`; read(path) gives bytes or None."""
+def _usable(identities, images, min_images, summary):
+    """The images of each identity that has enough of them, noted in `summary`.
+
+    images: of all identities, one after the other, as bytes, or as the error that an image is skipped for.
+    """
     for name, files in identities:
-        images = [image for image in map(read, files) if image is not None]
-        if len(images) < max(1, min_images):
+        found = list(islice(images, len(files)))
+        summary.skipped.extend(str(image) for image in found if isinstance(image, UnreadableImage))
+        good = [image for image in found if not isinstance(image, UnreadableImage)]
+        if len(good) < max(1, min_images):
             summary.left_out.append(name)
             continue
-        summary.identities.append((name, len(images)))
-        yield images
+        summary.identities.append((name, len(good)))
+        yield good
