@@ -35,20 +35,39 @@ class Augmentation(NamedTuple):
             raise UserError(f"cutoff {self.cutoff}; expected the side of a square in pixels, or 0 for none")
         return self
 
-    def draw(self, random, count, image_shape):
+    def draw(self, seed, count, image_shape):
         """What happens to each of `count` images of image_shape (height, width): a list of Change.
 
-        random: RandomState, of which the same numbers are taken whatever the settings are.
+        seed: a list of integers. What one setting draws does not move what another does.
         """
-        mirror, compress, cut = random.random_sample((3, count)) < 0.5
-        factors = random.uniform(1 - _JITTER, 1 + _JITTER, (count, 3)).tolist()
-        orders = random.random_sample((count, 3)).argsort(axis=1).tolist()
-        qualities = random.randint(_QUALITIES[0], _QUALITIES[1] + 1, count)
-        centres = (random.random_sample((count, 2)) * image_shape).astype(int)
-        return [Change(self.rand_mirror and mirror[i],
-                       tuple(zip(orders[i], factors[i])) if self.color else (),
-                       int(qualities[i]) if self.color == 2 and compress[i] else None,
-                       _square(centres[i], self.cutoff) if self.cutoff and cut[i] else None) for i in range(count)]
+        def random(stream):
+            return np.random.RandomState([*seed, stream])
+
+        nothing = [None] * count
+        mirror = random(0).random_sample(count) < (0.5 if self.rand_mirror else 0)
+        if not self.color and not self.cutoff:  # most trainings: as little as can be, for threads wait meanwhile
+            return [_MIRROR if mirrored else _NOTHING for mirrored in mirror.tolist()]
+        colours = _draw_colours(random(1), count) if self.color else [()] * count
+        qualities = _draw_qualities(random(2), count) if self.color == 2 else nothing
+        cuts = _draw_squares(random(3), count, image_shape, self.cutoff) if self.cutoff else nothing
+        return list(map(Change, mirror.tolist(), colours, qualities, cuts))
+
+
+def _draw_colours(random, count):
+    factors = random.uniform(1 - _JITTER, 1 + _JITTER, (count, 3)).tolist()
+    orders = random.random_sample((count, 3)).argsort(axis=1).tolist()
+    return [tuple(zip(order, factor)) for order, factor in zip(orders, factors)]
+
+
+def _draw_qualities(random, count):
+    qualities = random.randint(_QUALITIES[0], _QUALITIES[1] + 1, count).tolist()
+    return [quality if chosen else None for quality, chosen in zip(qualities, random.random_sample(count) < 0.5)]
+
+
+def _draw_squares(random, count, image_shape, side):
+    centres = (random.random_sample((count, 2)) * image_shape).astype(int)
+    return [_square(centre, side) if chosen else None
+            for centre, chosen in zip(centres, random.random_sample(count) < 0.5)]
 
 
 def _square(centre, side):
@@ -78,6 +97,9 @@ class Change(NamedTuple):
         if self.cut is not None:
             image[self.cut] = _GREY
         return image
+
+
+_NOTHING, _MIRROR = (Change(mirror, (), None, None) for mirror in (False, True))
 
 
 def _colour_matrix(colours, mean):

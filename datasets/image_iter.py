@@ -120,8 +120,8 @@ class ImageIter(_Iter):
     def _start_batch(self, position):
         start = position * self.batch_size
         images = self._order[start:start + self.batch_size]
-        random = np.random.RandomState([self._seed, self.epoch, self._part.start + start])
-        changes = self._augmentation.draw(random, self.batch_size, self._set.image_shape)
+        changes = self._augmentation.draw([self._seed, self.epoch, self._part.start + start], self.batch_size,
+                                          self._set.image_shape)
         (data, pixels), (label, classes) = (empty_on_host(one.shape, one.dtype)
                                             for one in self.provide_data + self.provide_label)
         bounds = np.linspace(0, self.batch_size, self._workers + 1).astype(int)

@@ -35,10 +35,10 @@ class ImageSet:
 
         Raises DataError, with the record number, for a damaged record and for a label that is no class.
         """
-        labels, image = self._reader_of(i).read(self._offsets[i], self.numbers[i], self._sizes[i])
+        label, image = self._reader_of(i).read_image(self._offsets[i], self.numbers[i], self._sizes[i])
         if not image:
             raise DataError(f"{self.where(i)}: holds no image")
-        return image, self._class(i, float(labels[0]))
+        return image, self._class(i, label)
 
     def label(self, i):
         """The class label of image i, which is not read. Raises DataError as `read` does."""

@@ -79,8 +79,8 @@ def decode_into(planes, data, where, change=None):
     check_shape(image, planes.shape[1:], where)
     if change is not None:
         image = change(image)
-    for channel, plane in enumerate(planes):
-        cv2.extractChannel(image, 2 - channel, plane)
+    red, green, blue = planes
+    cv2.split(image, [blue, green, red])
 
 
 def to_jpeg(data, image_shape, where, quality=95, resize=False):

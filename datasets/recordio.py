@@ -17,6 +17,8 @@ from common.files import read_bytes, replacing
 MAGIC = struct.pack("<I", 0xCED7230A)
 FRAME = struct.Struct("<4sI")  # magic, then 3 bits of part flag and 29 bits of length
 HEADER = struct.Struct("<IfQQ")  # number of labels in the array behind it (0: none), the one label, record number, 0
+_START = struct.Struct("<4sIIfQQ")  # both
+_FLOAT = struct.Struct("<f")
 _LENGTH_BITS = 29
 _AT_ONCE = 1 << 20  # bytes; a damaged index may announce a frame as long as the file
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)  # part flags
@@ -46,15 +48,14 @@ class RecordReader:
         """Close the file; nothing can be read afterwards."""
         self._file.close()
 
-    def read(self, offset, number, size=0):
+    def read(self, offset, number):
         """Read one record.
 
-        offset: where it starts, in bytes; number: its number, for messages; size: of its frame, in bytes, as far as
-        the caller knows it: a whole one is then read at once.
+        offset: where it starts, in bytes; number: its number, for messages.
         Returns (labels, payload): a 1-D float32 array and the bytes behind the header, which may be none.
         Raises DataError, with file and record number, for anything that is not a whole record.
         """
-        record = self._read_whole(offset, size) or self._read_parts(offset, number)
+        record = self._read_parts(offset, number)
         if len(record) < HEADER.size:
             self._fail(number, f"{len(record)} bytes; expected a header of {HEADER.size}")
         count, label, _, _ = HEADER.unpack_from(record)
@@ -65,16 +66,20 @@ class RecordReader:
             return np.array([label], np.float32), record[end:]
         return np.frombuffer(record, "<f4", count, HEADER.size).astype(np.float32), record[end:]
 
-    def _read_whole(self, offset, size):
-        """The record in a frame of at most `size` bytes, or None where this is not all there is to it."""
-        if size < FRAME.size:
-            return None
-        data = os.pread(self._file.fileno(), min(size, _AT_ONCE), offset)
-        if len(data) < FRAME.size:
-            return None
-        magic, length = FRAME.unpack_from(data)  # the part flag of a whole record adds nothing to the length
-        end = FRAME.size + length
-        return data[FRAME.size:end] if magic == MAGIC and end <= len(data) else None
+    def read_image(self, offset, number, size):
+        """Read one record as `read` does, but give its first label alone, a float. size: of its frame, in bytes."""
+        try:
+            data = os.pread(self._file.fileno(), min(size, _AT_ONCE), offset)
+        except OSError:
+            data = b""
+        if len(data) >= _START.size:
+            magic, length, count, label, _, _ = _START.unpack_from(data)
+            end = FRAME.size + length  # the part flag of all but whole records makes the length more than there is
+            start = _START.size + 4 * count
+            if magic == MAGIC and start <= end <= len(data):
+                return _FLOAT.unpack_from(data, _START.size)[0] if count else label, data[start:end]
+        labels, image = self.read(offset, number)  # several parts, or damage, of which this tells
+        return float(labels[0]), image
 
     def read_label(self, offset, number):
         """The first label of a record, a float, without reading its payload. Arguments and errors as for `read`."""

@@ -81,7 +81,7 @@ class TrainingSet(ImageSet):
         identities = np.arange(first, last)
         labels = np.empty((len(identities), 2), np.float32)
         for row, offset in enumerate(offsets[self._places(identities, numbers, 0)]):
-            found, _ = self._readers[0].read(offset, identities[row], _IDENTITY_SIZE)
+            found, _ = self._readers[0].read(offset, identities[row])
             if len(found) != 2:
                 self._fail(identities[row], f"{len(found)} labels; expected an identity's range of image numbers")
             labels[row] = found

@@ -11,7 +11,7 @@ LUMA = np.array([0.114, 0.587, 0.299])
 
 
 def draw(count, seed=0, **settings):
-    return Augmentation(**settings).draw(np.random.RandomState(seed), count, (112, 96))
+    return Augmentation(**settings).draw([seed], count, (112, 96))
 
 
 def step_by_step(image, colours):
