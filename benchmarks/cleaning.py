@@ -6,7 +6,6 @@ Writes results/cleaning.csv and results/cleaning_identities.csv, means over five
 lfw/images/ (folders of identities) and models/y1 (the public MobileFaceNet checkpoint). The sets and embeddings that it
 makes stay in datasets/, so that a second run takes seconds.
 """
-import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -16,10 +15,9 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 import numpy as np
 
+from benchmarks.commands import ROOT, faces_folder
 from common.cli import ArgumentParser, run
-from common.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 LIMITS, CUT, SEEDS = (65, 70, 75), 75, 5
 NOISES = [("none", 0), ("random others", 0.1), ("random others", 0.3), ("one other person", 0.3),
           ("one other person", 0.45)]
@@ -142,9 +140,7 @@ def parse_args():
 
 def main():
     parse_args()
-    data = Path(os.environ.get("FACE_DATA", ROOT.parent / "shared" / "data")).resolve()
-    if not data.is_dir():
-        raise UserError(f"no real faces at {data}; set FACE_DATA to the folder that holds train_celeba, lfw and models")
+    data = faces_folder("train_celeba, lfw and models")
     from benchmarks.measure import machine, write_table
 
     celeba, lfw = (embed_folder(data / faces, name, f"{data}/models/y1/model,0")

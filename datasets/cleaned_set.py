@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import replacing
+from datasets.tables import write_table
 from datasets.training_set import copy_images
 
 _BIN = 5  # degrees in a line of the histogram
@@ -23,14 +23,8 @@ def write_cleaned_set(folder, training_set, labels, is_dropped, merged=None, pro
     left, joined = np.unique(merged[labels[kept]], return_inverse=True)
     copy_images(folder, training_set, kept, joined, progress)
     identities = np.where(after > 0, np.searchsorted(left, merged), -1)
-    write_table(Path(folder, "identities.csv"), "original,images,kept,identity", "%d",
-                np.arange(len(after)), before, after, identities)
-
-
-def write_table(path, header, form, *columns):
-    """Write columns of equal length as CSV, whole or not at all. form: of each column, as `numpy.savetxt` has it."""
-    with replacing(path) as temporary:
-        np.savetxt(str(temporary), np.column_stack(columns), form, ",", header=header, comments="")
+    write_table(Path(folder, "identities.csv"), original=np.arange(len(after)), images=before, kept=after,
+                identity=identities)
 
 
 def counts_lines(labels, is_dropped, merged=None):

@@ -1,6 +1,6 @@
 """What all training sets on disk have in common: images by position, whichever files hold them."""
 import numpy as np
-from tqdm import trange
+from tqdm import tqdm
 
 from common.errors import DataError, UserError
 
@@ -50,6 +50,14 @@ class ImageSet:
                             f"for `property` says {self.num_classes} classes")
         return int(label)
 
+    def labels(self, progress=True):
+        """The class of every image, (len,) int64, without reading the images.
+
+        progress: show a bar; None: in a terminal only. Raises DataError for a damaged record.
+        """
+        rows = tqdm(range(len(self)), unit="image", desc="labels", disable=None if progress is None else not progress)
+        return np.fromiter((self.label(row) for row in rows), np.int64, len(self))
+
     def identities(self):
         """Which identity each image is of, (len,) integers, numbered from 0.
 
@@ -57,8 +65,7 @@ class ImageSet:
         under a bar.
         """
         if self._identities is None:
-            labels = [self.label(i) for i in trange(len(self), desc="labels", unit="image", disable=None)]
-            self._identities = np.unique(labels, return_inverse=True)[1]
+            self._identities = np.unique(self.labels(progress=None), return_inverse=True)[1]
         return self._identities
 
     def shuffled(self, random):

@@ -6,6 +6,7 @@ before it reads, and reads with `os.pread`, which knows no current position. The
 import os
 import re
 import struct
+from collections import namedtuple
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _START = struct.Struct("<4sIIfQQ")  # both
 _FLOAT = struct.Struct("<f")
 _LENGTH_BITS = 29
 _AT_ONCE = 1 << 20  # bytes; a damaged index may announce a frame as long as the file
-_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)  # part flags
+WHOLE, FIRST, MIDDLE, LAST = range(4)  # part flags
 
 
 def _padded(length):
@@ -68,40 +69,33 @@ class RecordReader:
 
     def read_image(self, offset, number, size):
         """Read one record as `read` does, but give its first label alone, a float. size: of its frame, in bytes."""
-        try:
-            data = os.pread(self._file.fileno(), min(size, _AT_ONCE), offset)
-        except OSError:
-            data = b""
-        if len(data) >= _START.size:
-            magic, length, count, label, _, _ = _START.unpack_from(data)
-            end = FRAME.size + length  # the part flag of all but whole records makes the length more than there is
-            start = _START.size + 4 * count
-            if magic == MAGIC and start <= end <= len(data):
-                return _FLOAT.unpack_from(data, _START.size)[0] if count else label, data[start:end]
+        data = self._glance(min(size, _AT_ONCE), offset)
+        found = _whole_record(data)
+        if found is not None and found.end <= len(data):
+            return found.label, data[found.start:found.end]
         labels, image = self.read(offset, number)  # several parts, or damage, of which this tells
         return float(labels[0]), image
 
     def read_label(self, offset, number):
         """The first label of a record, a float, without reading its payload. Arguments and errors as for `read`."""
+        found = _whole_record(self._glance(_START.size + _FLOAT.size, offset))
+        return float(self.read(offset, number)[0][0]) if found is None else found.label
+
+    def _glance(self, length, offset):
+        """Up to so many bytes; none where the system cannot read, of which `read` tells."""
         try:
-            start = os.pread(self._file.fileno(), FRAME.size + HEADER.size + 4, offset)
+            return os.pread(self._file.fileno(), length, offset)
         except OSError:
-            start = b""  # `read` below says why
-        if len(start) == FRAME.size + HEADER.size + 4 and start.startswith(MAGIC):
-            flag, length = _split_word(FRAME.unpack_from(start)[1])
-            count, label, _, _ = HEADER.unpack_from(start, FRAME.size)
-            if flag == _WHOLE and HEADER.size + 4 * count <= length:
-                return struct.unpack_from("<f", start, FRAME.size + HEADER.size)[0] if count else label
-        return float(self.read(offset, number)[0][0])
+            return b""
 
     def _read_parts(self, offset, number):
         parts = []
         while True:
             flag, part, offset = self._read_part(offset, number)
-            if flag not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
+            if flag not in ((MIDDLE, LAST) if parts else (WHOLE, FIRST)):
                 self._fail(number, f"part flag {flag} in part {len(parts) + 1} of the record")
             parts.append(part)
-            if flag in (_WHOLE, _LAST):
+            if flag in (WHOLE, LAST):
                 return MAGIC.join(parts)  # the writer cut the record at these, and left them out
 
     def _read_part(self, offset, number):
@@ -110,7 +104,7 @@ class RecordReader:
         if magic != MAGIC:
             self._fail(number, f"no record starts at byte {offset}; the index and the file do not belong together, "
                                "or the file is damaged")
-        flag, length = _split_word(word)
+        flag, length = split_word(word)
         start, end = offset + FRAME.size, offset + FRAME.size + _padded(length)
         if end > self.size:
             self._fail(number, f"it ends at byte {end}, but the file has {self.size}; is the file cut short?")
@@ -130,8 +124,24 @@ class RecordReader:
         raise DataError(f"{self.path} record {number}: {message}")
 
 
-def _split_word(word):
-    """Part flag and length."""
+_Found = namedtuple("_Found", "label start end")  # the first label; where the payload is, in bytes from the frame
+
+
+def _whole_record(data):
+    """What the first bytes of a frame say of a record that is whole; None for one in parts, and for damage."""
+    if len(data) < _START.size:
+        return None
+    magic, word, count, label, _, _ = _START.unpack_from(data)
+    start, end = _START.size + 4 * count, FRAME.size + word  # the part flag of a whole record is 0
+    if magic != MAGIC or word >> _LENGTH_BITS != WHOLE or start > end:
+        return None
+    if not count:
+        return _Found(label, start, end)
+    return _Found(_FLOAT.unpack_from(data, _START.size)[0], start, end) if len(data) >= _START.size + 4 else None
+
+
+def split_word(word):
+    """Part flag and length, of the word behind a frame's magic."""
     return word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
 
 
@@ -153,7 +163,7 @@ def frame_record(record):
         parts.append(record[start:cut])
         start = cut + len(MAGIC)
     parts.append(record[start:])
-    flags = [_WHOLE] if len(parts) == 1 else [_FIRST] + [_MIDDLE] * (len(parts) - 2) + [_LAST]
+    flags = [WHOLE] if len(parts) == 1 else [FIRST] + [MIDDLE] * (len(parts) - 2) + [LAST]
     return b"".join(FRAME.pack(MAGIC, flag << _LENGTH_BITS | len(part)) + part + bytes(-len(part) % 4)
                     for flag, part in zip(flags, parts))
 

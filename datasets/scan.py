@@ -10,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import DataError
-from datasets.recordio import FRAME, HEADER, MAGIC, aligned_magics, is_index_text
+from datasets.recordio import FRAME, HEADER, LAST, MAGIC, MIDDLE, WHOLE, aligned_magics, is_index_text, split_word
 
 LARGEST = 1 << 26  # bytes of a record that is still read; more is taken for damage, so that memory is bounded
 _BLOCK = 1 << 22  # bytes read at once, a multiple of 4: no aligned magic is cut in two
 _LINE = 64  # longest line of an index, in bytes
-_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)  # part flags
 _CUT = "a record without its last part"
 
 
@@ -110,9 +109,9 @@ def _frame(piece):
         behind = Damage(offset, size, f"a frame of {size} bytes")
     else:
         _, word = FRAME.unpack_from(data)
-        flag, length = word >> 29, word & ((1 << 29) - 1)
+        flag, length = split_word(word)
         end = FRAME.size + length + -length % 4
-        if flag > _LAST:
+        if flag > LAST:
             flag, behind = None, Damage(offset, size, f"part flag {flag}")
         elif end > size or length > LARGEST:
             flag = None
@@ -127,7 +126,7 @@ def _assembled(frames):
     """Records made of their parts, and what is left over as Damage."""
     start, size, parts = 0, 0, []  # of the record that is under way; size: bytes in the file
     for offset, flag, part, behind in frames:
-        goes_on = flag in (_MIDDLE, _LAST)
+        goes_on = flag in (MIDDLE, LAST)
         if parts and (not goes_on or size > LARGEST):
             yield Damage(start, size, _CUT)
             parts = []
@@ -137,7 +136,7 @@ def _assembled(frames):
             start, size = (start, size) if parts else (offset, 0)
             parts.append(part)
             size += _stored(part)
-            if flag in (_WHOLE, _LAST):
+            if flag in (WHOLE, LAST):
                 yield _parse(start, size, parts)
                 parts = []
         if behind:

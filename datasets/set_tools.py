@@ -14,10 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import DataError, UserError
-from common.files import new_folder, read_bytes, replacing
+from common.files import new_folder, read_bytes
 from datasets.images import suffix_of
 from datasets.pairs import bad_line, is_number, read_lines
 from datasets.shards import open_images
+from datasets.tables import write_table
 from datasets.threads import in_order
 from datasets.training_set import copy_images
 
@@ -27,12 +28,6 @@ class Made(NamedTuple):
 
     identities: int
     images: int
-
-
-def read_labels(training_set, progress=True):
-    """The class of every image, (len,) int64, without reading the images. Raises DataError for a damaged record."""
-    rows = tqdm(range(len(training_set)), unit="image", desc="labels", disable=not progress)
-    return np.fromiter((training_set.label(row) for row in rows), np.int64, len(training_set))
 
 
 class JoinedSets:
@@ -69,7 +64,7 @@ def merge_sets(folders, output, same_path=None, progress=True):
         joined, starts = JoinedSets(sets), np.cumsum([0] + [part.num_classes for part in sets])
         people = np.arange(starts[-1]) if same_path is None else _join_people(same_path, starts)
         folder = stack.enter_context(new_folder(output))
-        classes = np.concatenate([start + read_labels(part, progress) for start, part in zip(starts, sets)])
+        classes = np.concatenate([start + part.labels(progress) for start, part in zip(starts, sets)])
         identities = number_classes(people, people[classes])
         counts = copy_images(folder, joined, np.arange(len(classes)), identities[classes], progress)
         images = np.bincount(classes, minlength=len(identities))
@@ -123,7 +118,7 @@ def subset(source, output, classes=None, min_images=1, identities=None, max_imag
     """
     _check_settings(min_images, identities, max_images, share, seed)
     with closing(open_images(source)) as training_set, new_folder(output) as folder:
-        labels = read_labels(training_set, progress)
+        labels = training_set.labels(progress)
         random = np.random.RandomState(seed)
         chosen = _choose_classes(np.bincount(labels, minlength=training_set.num_classes), training_set.folder, classes,
                                  min_images, identities, random)
@@ -205,7 +200,7 @@ def relabel(source, output, mapping_path, progress=True):
                 raise DataError(f"{mapping_path} line {line}: found {original}, {identity}; expected each class, 0 to "
                                 f"{len(new) - 1}, once, and a new class, at most as high, or -1 to leave it out")
             new[original] = identity
-        labels = read_labels(training_set, progress)
+        labels = training_set.labels(progress)
         unlisted = labels[new[labels] == -2]
         if len(unlisted):
             raise DataError(f"{mapping_path}: class {unlisted[0]} is not listed; give it -1 to leave it out")
@@ -268,10 +263,3 @@ def _read_table(path, *columns):
             yield reader.line_num, [int(row[name]) for name in columns]
     except (csv.Error, TypeError, ValueError) as error:
         raise DataError(f"{path} line {reader.line_num}: expected whole numbers in {','.join(columns)}") from error
-
-
-def write_table(path, **columns):
-    """Write columns of whole numbers as CSV, with their names above."""
-    with replacing(path) as temporary:
-        np.savetxt(str(temporary), np.column_stack(list(columns.values())), "%d", ",", header=",".join(columns),
-                   comments="")

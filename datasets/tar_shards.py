@@ -20,8 +20,9 @@ from tqdm import tqdm
 from common.errors import DataError, UserError
 from common.files import new_folder
 from datasets.images import SUFFIXES, check_shape, decode_bgr, suffix_of
-from datasets.set_tools import Made, number_classes, write_table
+from datasets.set_tools import Made, number_classes
 from datasets.shards import open_images
+from datasets.tables import write_table
 from datasets.threads import in_order
 from datasets.training_set import write_training_set
 

@@ -16,8 +16,9 @@ from common.embeddings import normalise
 from common.errors import DataError, UserError
 from common.files import new_folder
 from datasets import find_dataset
-from datasets.cleaned_set import counts_lines, histogram_lines, write_cleaned_set, write_table
+from datasets.cleaned_set import counts_lines, histogram_lines, write_cleaned_set
 from datasets.embedding_store import embed_images, source_of
+from datasets.tables import write_table
 from datasets.training_set import TrainingSet
 
 
@@ -132,9 +133,10 @@ def judge(numbers, labels, angles, limit):
 def _write(folder, training_set, cleaning, progress):
     """Write the cleaned set and its two lists."""
     write_cleaned_set(folder, training_set, cleaning.labels, cleaning.is_dropped, progress=progress)
-    columns = cleaning.numbers, cleaning.labels, cleaning.angles, cleaning.is_dominant
-    write_table(folder / "dropped.csv", "record,identity,angle,dominant", ("%d", "%d", "%.2f", "%d"),
-                *(column[cleaning.is_dropped] for column in columns))
+    columns = dict(record=cleaning.numbers, identity=cleaning.labels, angle=cleaning.angles,
+                   dominant=cleaning.is_dominant)
+    write_table(folder / "dropped.csv", ("%d", "%d", "%.2f", "%d"),
+                **{name: column[cleaning.is_dropped] for name, column in columns.items()})
 
 
 def summary(cleaning):

@@ -16,7 +16,7 @@ from common.mxnet_setup import mx
 from datasets import training_set as training_set_module
 from datasets.identity_folder import pack_folder
 from datasets.recordio import RecordWriter
-from datasets.set_tools import merge_sets, read_classes, read_labels, relabel, subset, unpack
+from datasets.set_tools import merge_sets, read_classes, relabel, subset, unpack
 from datasets.training_set import TrainingSet, copy_images, write_training_set
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -359,12 +359,12 @@ def test_labels_are_read_without_images(new):
             writer.write(*record)
     (folder / "property").write_text("3,112,112")
     training_set = TrainingSet(folder)
-    assert read_labels(training_set, progress=False).tolist() == [1, 2, 1, 0, 2] == [
+    assert training_set.labels(progress=False).tolist() == [1, 2, 1, 0, 2] == [
         training_set.read(i)[1] for i in range(5)]
     training_set.close()
     (folder / "property").write_text("2,112,112")
     with pytest.raises(DataError, match="record 1: label 2; expected a whole number in"):
-        read_labels(TrainingSet(folder), progress=False)
+        TrainingSet(folder).labels(progress=False)
 
 
 def test_labels_of_a_damaged_file(new):
@@ -373,7 +373,7 @@ def test_labels_of_a_damaged_file(new):
     data[:4] = bytes(4)
     (folder / "train.rec").write_bytes(data)
     with pytest.raises(DataError, match="record 1: no record starts at byte 0"):
-        read_labels(TrainingSet(folder), progress=False)
+        TrainingSet(folder).labels(progress=False)
 
 
 def test_copy_images_without_a_class(new, training_folder):
