@@ -9,9 +9,11 @@ from tqdm import tqdm
 
 from common.errors import DataError
 from datasets.checksums import SEAL, check_checksums
-from datasets.identity_ranges import EXACT, HEAD, UNKNOWN, classes_by_range
+from datasets.findings import told_runs
+from datasets.identity_ranges import HEAD, UNKNOWN, classes_by_range
 from datasets.measure import BLANK, EMPTY, GOOD, UNDECODABLE, content_hash, measure_all
 from datasets.near_duplicates import exact_duplicates, near_duplicates
+from datasets.recordio import EXACT
 from datasets.scan import Damage, first_label, open_records, scan_index, scan_records
 from datasets.training_set import read_property
 
@@ -108,16 +110,19 @@ class _Index:
 
     def number_at(self, offset):
         """The number that is listed for the record at `offset`, or None; what was listed before it points nowhere."""
-        found = None
+        found, nowhere = None, []
         while self._next < len(self) and self._offsets[self._next] <= offset:
             number, listed = int(self._numbers[self._next]), int(self._offsets[self._next])
             if listed < offset:
-                self._findings.add("index_dangling", number, f"no whole record starts at byte {listed}")
+                nowhere.append((number, listed))
             elif found is not None:
                 self._findings.add("index_twice", number, f"byte {listed}, where record {found} is")
             else:
                 found = number
             self._next += 1
+        for where in told_runs([number for number, _ in nowhere]):
+            self._findings.add("index_dangling", where, "no whole record starts where they point, from byte "
+                               f"{nowhere[0][1]} on")
         return found
 
 
@@ -214,17 +219,10 @@ def _check_classes(labels, classes, identities, found_property, findings):
     used = np.flatnonzero(counts).max(initial=-1) + 1
     if found_property and found_property[0] not in (identities, used):
         findings.add("property", "property", f"{found_property[0]} classes; the set has {identities or used}")
-    for start, end in _runs(np.flatnonzero(counts == 0)):
-        findings.add("missing_class", start, "it has no image" if end == start else f"to {end}: they have no image")
+    for where in told_runs(np.flatnonzero(counts == 0)):
+        findings.add("missing_class", where, "no image")
     for label in np.flatnonzero(counts == 1):
         findings.add("single", f"class {label}", "one image")
-
-
-def _runs(numbers):
-    """(first, last) of every run of neighbours among ascending numbers."""
-    breaks = np.flatnonzero(np.diff(numbers) > 1)
-    starts, ends = np.append(0, breaks + 1), np.append(breaks, len(numbers) - 1)
-    return [(int(numbers[a]), int(numbers[b])) for a, b in zip(starts, ends)] if len(numbers) else []
 
 
 def _check_copies(rows, labels, usable, near_bits, findings):

@@ -4,6 +4,8 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
+
 from common.files import replacing
 
 ERROR, WARNING, STATISTIC = SEVERITIES = ("error", "warning", "statistic")
@@ -88,6 +90,16 @@ class Findings:
                 few = "; ".join(f"{where}: {message}" for where, message in self.first[kind])
                 more = "; ..." if self.counts[kind] > _FEW else ""
                 yield f"{severity}: {self.counts[kind]} {KINDS[kind].title}: {few}{more}"
+
+
+def told_runs(numbers):
+    """Numbers as messages give them, each run of neighbours as one: [3, 4, 5, 9] -> ['3 to 5 (3)', '9'].
+
+    numbers: (N,) integers; of equal ones, one is told.
+    """
+    numbers = np.unique(numbers)
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1) if len(numbers) else []
+    return [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]} ({len(run)})" for run in runs]
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """The identity records of a training set, held against its images without trusting either."""
 import numpy as np
 
-EXACT = 1 << 24  # identity records hold float32, which counts exactly to here
+from datasets.findings import told_runs
+from datasets.recordio import EXACT
+
 UNKNOWN = -1
 HEAD = np.dtype([("number", "<i8"), ("offset", "<i8"), ("start", "<f4"), ("end", "<f4"), ("content", "<u8")])
 _TOLD = 20  # so many missing records are told one by one
@@ -39,8 +41,8 @@ def _by_identities(numbers, heads, first, last, findings):
     is_identity = (heads["number"] >= first) & (heads["number"] < last)
     _report_strangers(heads[~is_identity], findings)
     heads = heads[is_identity]
-    for number in np.setdiff1d(np.arange(first, last), heads["number"]):
-        findings.add("header", int(number), "the identity record is missing")
+    for where in told_runs(np.setdiff1d(np.arange(first, last), heads["number"])):
+        findings.add("header", where, "no identity record")
     good = _is_range(heads)
     for head in heads[~good]:
         findings.add("range", int(head["number"]), f"({head['start']:.9g}, {head['end']:.9g}); expected record "
@@ -79,8 +81,8 @@ def _check_ranges(ranges, numbers, findings):
 def _assign(numbers, ranges, first, findings):
     covered = (np.searchsorted(ranges[:, 1], numbers, side="right")
                - np.searchsorted(np.sort(ranges[:, 2]), numbers, side="right"))
-    for number in numbers[covered == 0]:
-        findings.add("no_range", int(number), "readers pass over it")
+    for where in told_runs(numbers[covered == 0]):
+        findings.add("no_range", where, "readers pass over it")
     if not len(ranges):
         return np.full(len(numbers), UNKNOWN)
     place = np.searchsorted(ranges[:, 1], numbers, side="right") - 1

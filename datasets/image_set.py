@@ -35,7 +35,7 @@ class ImageSet:
 
         Raises DataError, with the record number, for a damaged record and for a label that is no class.
         """
-        label, image = self._reader_of(i).read_image(self._offsets[i], self.numbers[i], self._sizes[i])
+        label, image = self._reader_of(i).read_image(self._offsets.item(i), self.numbers[i], self._sizes.item(i))
         if not image:
             raise DataError(f"{self.where(i)}: holds no image")
         return image, self._class(i, label)

@@ -20,6 +20,7 @@ FRAME = struct.Struct("<4sI")  # magic, then 3 bits of part flag and 29 bits of 
 HEADER = struct.Struct("<IfQQ")  # number of labels in the array behind it (0: none), the one label, record number, 0
 _START = struct.Struct("<4sIIfQQ")  # both
 _FLOAT = struct.Struct("<f")
+EXACT = 1 << 24  # labels are float32, which holds all whole numbers up to this one only
 _LENGTH_BITS = 29
 _AT_ONCE = 1 << 20  # bytes; a damaged index may announce a frame as long as the file
 WHOLE, FIRST, MIDDLE, LAST = range(4)  # part flags

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from common.errors import DataError, UserError
 from common.files import new_folder
 from datasets.images import SUFFIXES, check_shape, decode_bgr, suffix_of
+from datasets.recordio import EXACT
 from datasets.set_tools import Made, number_classes
 from datasets.shards import open_images
 from datasets.tables import write_table
@@ -27,7 +28,6 @@ from datasets.threads import in_order
 from datasets.training_set import write_training_set
 
 _MOST = 1 << 26  # bytes of a member, and of a header: far more than an image has
-_MOST_CLASSES = 1 << 24  # labels of records are float32, which counts no further
 
 
 class Member(NamedTuple):
@@ -131,8 +131,8 @@ def _read_sample(path, key, members):
         raise DataError(f"{path} sample {key!r}: {len(images)} images and {len(labels)} classes (.cls) side by side; "
                         "expected one of each")
     text = _read(path, labels[0].offset, min(labels[0].size, 100)).strip()
-    if not re.fullmatch(b"[0-9]{1,8}", text) or int(text) >= _MOST_CLASSES:
-        raise DataError(f"{path} sample {key!r}: class {text[:20]!r}; expected digits, a number below {_MOST_CLASSES}")
+    if not re.fullmatch(b"[0-9]{1,8}", text) or int(text) >= EXACT:
+        raise DataError(f"{path} sample {key!r}: class {text[:20]!r}; expected digits, a number below {EXACT}")
     return images[0], int(text)
 
 

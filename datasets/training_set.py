@@ -10,9 +10,8 @@ from tqdm import tqdm
 from common.errors import DataError, UserError
 from common.files import read_bytes, replacing
 from datasets.image_set import ImageSet
-from datasets.recordio import FRAME, HEADER, RecordReader, RecordWriter, frame_sizes, read_index
+from datasets.recordio import EXACT, FRAME, HEADER, RecordReader, RecordWriter, frame_sizes, read_index
 
-_EXACT = 1 << 24  # float32, in which identity headers are stored, holds whole numbers below this one only
 _IDENTITY_SIZE = FRAME.size + HEADER.size + 8  # bytes of an identity record: two labels and no image
 
 
@@ -62,7 +61,7 @@ class TrainingSet(ImageSet):
         sizes = frame_sizes(offsets, self._readers[0].size)
         if payload or len(header) != 2:  # record 0 is an image like all others
             chosen = slice(None)
-        elif header[1] >= _EXACT:
+        elif header[1] >= EXACT:
             is_identity = sizes == _IDENTITY_SIZE
             is_image = ~is_identity
             is_image[0] = False
@@ -89,7 +88,7 @@ class TrainingSet(ImageSet):
 
     def _check_ranges(self, labels, holders):
         """Ranges (K, 2) float32 of the records `holders` as int64."""
-        whole = (labels >= 1) & (labels <= _EXACT) & (labels == np.floor(labels))
+        whole = (labels >= 1) & (labels <= EXACT) & (labels == np.floor(labels))
         bad = np.flatnonzero(~whole.all(axis=1) | (labels[:, 0] > labels[:, 1]))
         if len(bad):
             start, end = labels[bad[0]]
@@ -139,8 +138,8 @@ def write_training_set(folder, identities, image_shape=(112, 112)):
         writer = stack.enter_context(RecordWriter(folder / "train.rec", folder / "train.idx"))
         starts = [1]
         for label, images in enumerate(identities):
-            if label == _EXACT:
-                raise UserError(f"{folder}: more than {_EXACT} classes; labels are float32, which cannot count further")
+            if label == EXACT:
+                raise UserError(f"{folder}: more than {EXACT} classes; labels are float32, which cannot count further")
             starts.append(_write_images(writer, starts[-1], label, images))
         if len(starts) == 1:
             raise UserError(f"{folder}: no identities to write a training set of")
@@ -181,10 +180,10 @@ def _write_images(writer, number, label, images):
 def _write_headers(writer, starts):
     """Identity records, numbered on from the last image, then record 0 with their range."""
     first = starts[-1]
-    if first + len(starts) - 1 > _EXACT:
+    if first + len(starts) - 1 > EXACT:
         logging.getLogger(__name__).warning(
             "%d images: beyond record number %d the identity records, float32, are rounded. This project reads such a "
-            "set exactly; readers that trust the identity records do not", first - 1, _EXACT)
+            "set exactly; readers that trust the identity records do not", first - 1, EXACT)
     for label, image_range in enumerate(zip(starts, starts[1:])):
         writer.write(first + label, image_range, b"")
     writer.write(0, (first, first + len(starts) - 1), b"")

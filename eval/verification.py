@@ -126,8 +126,6 @@ def test(pack, embed, nfolds=10, flip=True, batch_size=64, progress=True):
     of one size. progress: show a bar. Returns a Test.
     Raises UserError for pairs that `evaluate` refuses, and where an embedding is zero or not finite.
     """
-    metrics.check_kinds(pack.issame)  # before anything is computed
-    metrics.folds(len(pack.issame), nfolds)
     check_pack(pack, nfolds)  # before anything is computed
     firsts, places = pack.distinct()
     passes = [part[places] for part in _embed(pack, firsts, embed, flip, batch_size, progress)]
