@@ -152,7 +152,8 @@ def main():
         return
     from tqdm import tqdm
 
-    from benchmarks.measure import RESULTS, machine, read_table, write_table
+    from benchmarks.measure import RESULTS, read_table, write_table
+    from common.machine import machine
     from eval.plots import save
     from symbols import NETWORKS
 

@@ -141,7 +141,8 @@ def parse_args():
 def main():
     parse_args()
     data = faces_folder("train_celeba, lfw and models")
-    from benchmarks.measure import machine, write_table
+    from benchmarks.measure import write_table
+    from common.machine import machine
 
     celeba, lfw = (embed_folder(data / faces, name, f"{data}/models/y1/model,0")
                    for faces, name in (("train_celeba", "celeba-cleaning"), ("lfw/images", "lfw-cleaning")))

@@ -64,7 +64,7 @@ def step(executor):
 
 def measure(num_classes, rounds, bar):
     """The rows of all heads at one number of classes."""
-    from benchmarks.measure import machine
+    from common.machine import machine
     from recognition.heads import LOSSES
 
     executors = {loss: bind(loss, num_classes) for loss in (PEER, *LOSSES)}

@@ -80,7 +80,8 @@ def prepare(data, folder):
 
 def row(data, name, found, steps):
     """A row of the table from the (accuracy, TAR) of every seed."""
-    from benchmarks.measure import machine, spread
+    from benchmarks.measure import spread
+    from common.machine import machine
 
     (accuracy, deviation), (tar, tar_deviation) = (spread(values) for values in zip(*found))
     return {"data": data, "row": name, "flags": " ".join(LOSSES[name]), "steps": steps, "seeds": len(found),

@@ -200,7 +200,7 @@ def prepare(data, folder):
 
 def measure(data, count, seconds):
     """The rows of both tables."""
-    from benchmarks.measure import machine
+    from common.machine import machine
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -48,7 +48,8 @@ def parse_args():
 def main():
     args = parse_args()
     data = faces_folder("train_celeba, lfw and models")
-    from benchmarks.measure import machine, write_table
+    from benchmarks.measure import write_table
+    from common.machine import machine
 
     command("datasets/lfw2pack.py", "--data-dir", data / "lfw", "--output", "datasets/celeba-lfw/lfw.bin")
     if not args.skip_training:

@@ -78,7 +78,8 @@ def main():
     args = parse_args()
     if args.one:
         return one(args.one)
-    from benchmarks.measure import machine, write_table
+    from benchmarks.measure import write_table
+    from common.machine import machine
 
     rows = []
     for size in map(int, args.sizes.split(",")):

@@ -53,7 +53,8 @@ def measure(recipe, seed, work):
 
 def row(recipe, found, num_classes):
     """A row of the table from (loss, accuracy, LFW accuracy) of every seed."""
-    from benchmarks.measure import machine, spread
+    from benchmarks.measure import spread
+    from common.machine import machine
 
     flags, steps, _ = RECIPES[recipe]
     scale = float(flags[flags.index("--loss-s") + 1]) if "--loss-s" in flags else 64

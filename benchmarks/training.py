@@ -207,7 +207,8 @@ def main():
         peer, network, batch_size, steps = args.one
         print(json.dumps(measure(peer, network, int(batch_size), int(steps))))
         return
-    from benchmarks.measure import machine, read_table, write_table
+    from benchmarks.measure import read_table, write_table
+    from common.machine import machine
     from symbols import NETWORKS
 
     peers = [peer for peer in PEERS if not peer.startswith("torch") or importlib.util.find_spec("torch")]
