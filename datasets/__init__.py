@@ -8,6 +8,7 @@ from datasets.shards import is_sharded
 from datasets.training_set import read_property
 
 ROOT = Path(__file__).resolve().parent  # data sets lie beside the code, each in its own folder
+TEMPLATES = "templates.txt"  # of a template set: its folder has this file
 
 _DOWNLOADED = "lay the downloaded data set there"
 _TABLE = {  # name: (folder, classes, verification packs, what to do where the folder is missing)
@@ -32,22 +33,33 @@ class Dataset(NamedTuple):
     val_targets: Tuple[str, ...]
 
     def target_path(self, target):
-        """Path of a verification pack, <folder>/<target>.bin. Raises UserError, listing the packs that are there."""
+        """See `find_target`."""
         return find_target(self.folder, target)
 
 
 def find_target(folder, target):
-    """Path of a verification pack, <folder>/<target>.bin. Raises UserError, listing the packs that are there."""
+    """Path of a verification pack, <folder>/<target>.bin, or of a template set, <folder>/<target>.
+
+    Raises UserError, listing what is there.
+    """
     path = Path(folder, f"{target}.bin")
-    if not path.is_file():
-        found = ", ".join(list_targets(folder)) or "none"
-        raise UserError(f"no verification pack {path}; packs in that folder: {found}")
-    return path
+    if path.is_file():
+        return path
+    if is_template_set(Path(folder, target)):
+        return Path(folder, target)
+    found = ", ".join(list_targets(folder)) or "none"
+    raise UserError(f"no verification pack {path}; packs in that folder: {found}")
 
 
 def list_targets(folder):
-    """Names of the verification packs (*.bin) in a folder, sorted."""
-    return tuple(sorted(path.stem for path in Path(folder).glob("*.bin")))
+    """Names of the verification packs (*.bin) and template sets in a folder, sorted."""
+    packs = [path.stem for path in Path(folder).glob("*.bin")]
+    return tuple(sorted(packs + [path.parent.name for path in Path(folder).glob(f"*/{TEMPLATES}")]))
+
+
+def is_template_set(folder):
+    """Whether a folder holds a template set, see `datasets.templates`."""
+    return Path(folder, TEMPLATES).is_file()
 
 
 def _holds_images(folder):

@@ -25,6 +25,7 @@ class Pack:
 
     def __init__(self, path, images, issame, image_shape):
         self.path, self.name = Path(path), Path(path).stem
+        self.files = [self.path]
         self.images, self.issame, self.image_shape = images, issame, tuple(image_shape)
 
     def decode(self, start, stop):
@@ -42,14 +43,27 @@ class Pack:
         return planes
 
     def distinct(self):
-        """Which images are the same, byte for byte: the first number of each, (M,), and which of them all are, (2N,).
+        """The numbers of the images to embed, (M,): of those that are the same, byte for byte, the first.
 
         LFW's 12,000 images are 7,701 different ones.
         """
+        return np.array([number for _, number in self._seen().values()], np.int64)
+
+    def _seen(self):
+        """Place among the distinct images, and number, of each of them."""
         seen = {}
-        places = np.array([seen.setdefault(image, (len(seen), number))[0]
-                           for number, image in enumerate(self.images)], np.int64)
-        return np.array([number for _, number in seen.values()], np.int64), places
+        for number, image in enumerate(self.images):
+            seen.setdefault(image, (len(seen), number))
+        return seen
+
+    def of_pairs(self, values):
+        """What the images of the pairs have: (2N, ...), of the values (M, ...) of the distinct images."""
+        seen = self._seen()
+        return values[[seen[image][0] for image in self.images]]
+
+    def pair(self, number):
+        """The two images of a pair, (2, 3, H, W) uint8 RGB."""
+        return self.decode(2 * number, 2 * number + 2)
 
 
 def load_pack(path, image_shape=(112, 112)):

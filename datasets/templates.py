@@ -14,14 +14,17 @@ from tqdm import tqdm
 
 from common.errors import DataError, UserError
 from common.files import new_folder, read_bytes, write_text
-from datasets.images import SUFFIXES
+from datasets import TEMPLATES
+from datasets.images import SUFFIXES, decode_into
 from datasets.pairs import bad_line, is_number, read_checked, read_lines
 from datasets.threads import in_order
 from datasets.training_set import TrainingSet, write_training_set
 
+_PAIRS = "pairs.txt"
+
 
 class TemplateSet(NamedTuple):
-    """Templates and the pairs to verify.
+    """Templates and the pairs to verify; offers what a `datasets.packs.Pack` does.
 
     images: a TrainingSet whose classes are the templates; names: their names, by class; pairs: (P, 2) int64, classes;
     issame: (P,) bool, whether a pair shows the same identity.
@@ -32,14 +35,58 @@ class TemplateSet(NamedTuple):
     pairs: np.ndarray
     issame: np.ndarray
 
+    @property
+    def path(self):
+        """The folder."""
+        return self.images.folder
+
+    @property
+    def files(self):
+        """What it is read from."""
+        return [self.path / name for name in ("train.rec", "train.idx", TEMPLATES, _PAIRS)]
+
+    @property
+    def name(self):
+        """The name of its folder."""
+        return self.images.folder.resolve().name
+
+    @property
+    def image_shape(self):
+        """(height, width) of every image."""
+        return self.images.image_shape
+
+    def decode_these(self, numbers):
+        """Decode the images at these positions. Returns (n, 3, H, W) uint8 RGB; raises DataError as Pack's does."""
+        planes = np.empty((len(numbers), 3, *self.image_shape), np.uint8)
+        for row, number in enumerate(numbers):
+            decode_into(planes[row], self.images.read(number)[0], self.images.where(number))
+        return planes
+
+    def distinct(self):
+        """The positions of the images to embed, (M,): all."""
+        return np.arange(len(self.images))
+
+    def of_pairs(self, values):
+        """What the templates of the pairs have: (2P, ...), each the mean of the values (M, ...) of its images."""
+        classes = self.images.identities()
+        sums = np.zeros((len(self.names), *values.shape[1:]), np.float64)
+        np.add.at(sums, classes, values)
+        counts = np.bincount(classes, minlength=len(self.names)).reshape(-1, *[1] * (values.ndim - 1))
+        return (sums / np.maximum(counts, 1))[self.pairs.ravel()]
+
+    def pair(self, number):
+        """The middle images of the two templates of a pair, (2, 3, H, W) uint8 RGB."""
+        of_class = [np.flatnonzero(self.images.identities() == label) for label in self.pairs[number]]
+        return self.decode_these([rows[len(rows) // 2] for rows in of_class])
+
 
 def load_templates(folder):
     """Read a template set. Returns a TemplateSet, of which the caller closes `images`.
 
     Raises DataError, with file and line, where a part is missing or the parts do not belong together.
     """
-    names = _read_names(Path(folder, "templates.txt"))
-    pairs = _read_pairs(Path(folder, "pairs.txt"), len(names))
+    names = _read_names(Path(folder, TEMPLATES))
+    pairs = _read_pairs(Path(folder, _PAIRS), len(names))
     images = TrainingSet(folder)
     if images.num_classes != len(names):
         images.close()
@@ -88,9 +135,9 @@ def write_template_set(folder, pairs, image_shape=(112, 112), max_frames=None, p
         raise DataError(f"{empty[0]}: no frames; expected a folder of images")
     with new_folder(folder) as temporary:
         _write_frames(temporary, frames, image_shape, progress)
-        write_text(temporary / "templates.txt",
+        write_text(temporary / TEMPLATES,
                    "".join(f"{number}\t{'/'.join(path.parts[-2:])}\n" for path, number in videos.items()))
-        write_text(temporary / "pairs.txt", "".join(
+        write_text(temporary / _PAIRS, "".join(
             f"{videos[pair.first]} {videos[pair.second]} {pair.same:d}\n" for pair in pairs))
 
 

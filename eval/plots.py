@@ -1,7 +1,7 @@
 """Pictures of verification: ROC, histogram of scores, sheets of pairs. Figures only, no pyplot, no global settings."""
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from common.files import replacing
 from eval.metrics import auc, eer, roc_curve, tar_at_far
@@ -68,24 +68,62 @@ def score_figure(scores, issame, title, threshold=None):
     scores: (N,) cosine similarities; issame: (N,) bool; threshold: the score from which pairs are accepted, marked.
     Returns a matplotlib Figure.
     """
-    scores, issame = np.asarray(scores), np.asarray(issame, dtype=bool)
-    figure, axes = _axes(title)
+    scores = np.asarray(scores)
     edges = np.linspace(min(scores.min(), 0.0), max(scores.max(), 1.0), 81)
-    for name, kind, color in (("genuine", issame, GENUINE), ("impostor", ~issame, IMPOSTOR)):
-        share = np.histogram(scores[kind], edges)[0] / max(1, np.count_nonzero(kind))
-        label = f"{np.count_nonzero(kind)} {name} pairs: mean {scores[kind].mean():.3f}, " \
-                f"deviation {scores[kind].std():.3f}"
-        axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
-        axes.stairs(share, edges, color=color, linewidth=1.5, label=label)
+    figure, axes = _histograms(scores, issame, title, edges, "", "{:.3f}")
     if threshold is not None:
-        wrong = np.count_nonzero((scores >= threshold) != issame)
-        axes.axvline(threshold, color=MARK, linestyle="--", linewidth=1.5,
-                     label=f"best accuracy at cosine ≥ {threshold:.3f}: {wrong} of {len(scores)} pairs wrong")
+        _mark_threshold(axes, threshold, f"cosine ≥ {threshold:.3f}", (scores >= threshold) != issame)
+    axes.set_xlabel("cosine similarity of the two embeddings")
+    return figure
+
+
+def angle_figure(scores, issame, title, threshold=None):
+    """The histogram of the angles between the embeddings of genuine and impostor pairs, in degrees (Deng et al., 2019,
+    ArcFace, figures 6 and 7). Arguments as for `score_figure`: scores are cosines."""
+    angles = np.degrees(np.arccos(np.clip(scores, -1, 1)))
+    edges = np.arange(0, max(120, 2 * np.ceil(angles.max() / 2)) + 1, 2)
+    figure, axes = _histograms(angles, issame, title, edges, "°", "{:.1f}")
+    if threshold is not None:
+        limit = float(np.degrees(np.arccos(np.clip(threshold, -1, 1))))
+        _mark_threshold(axes, limit, f"angle ≤ {limit:.1f}°", (np.asarray(scores) >= threshold) != issame)
+    axes.set_xlabel("angle between the two embeddings, degrees")
+    return figure
+
+
+def _histograms(values, issame, title, edges, unit, form):
+    issame = np.asarray(issame, dtype=bool)
+    figure, axes = _axes(title)
+    for name, kind, color in (("genuine", issame, GENUINE), ("impostor", ~issame, IMPOSTOR)):
+        share = np.histogram(values[kind], edges)[0] / max(1, np.count_nonzero(kind))
+        mean, deviation = (form.format(value) + unit for value in (values[kind].mean(), values[kind].std()))
+        axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
+        axes.stairs(share, edges, color=color, linewidth=1.5,
+                    label=f"{np.count_nonzero(kind)} {name} pairs: mean {mean}, deviation {deviation}")
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes.set_xlabel("cosine similarity of the two embeddings")
-    axes.set_ylabel(f"share of the pairs of a kind, per {edges[1] - edges[0]:.3f}")
+    axes.set_ylabel(f"share of the pairs of a kind, per {edges[1] - edges[0]:.3g}{unit}")
+    _legend_above(axes)
+    return figure, axes
+
+
+def _mark_threshold(axes, place, rule, wrong):
+    axes.axvline(place, color=MARK, linestyle="--", linewidth=1.5,
+                 label=f"best accuracy at {rule}: {np.count_nonzero(wrong)} of {len(wrong)} pairs wrong")
+    _legend_above(axes)
+
+
+def epochs_figure(curves, title):
+    """Accuracy over checkpoints. curves: target -> list of (epoch, accuracy, deviation). Returns a Figure."""
+    figure, axes = _axes(title)
+    for number, (target, points) in enumerate(curves.items()):
+        epochs, accuracies, deviations = zip(*sorted(points))
+        best = int(np.argmax(accuracies))
+        axes.errorbar(epochs, accuracies, deviations, marker="o", markersize=4, capsize=2, color=f"C{number % 10}",
+                      linewidth=1.5, label=f"{target}: best {accuracies[best]:.5f} at {epochs[best]}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("checkpoint")
+    axes.set_ylabel("accuracy, ten folds")
     _legend_above(axes)
     return figure
 

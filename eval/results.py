@@ -48,13 +48,17 @@ def picture(file, caption):
 
 
 def make_trace(model="", files=()):
-    """How an evaluation comes about. model: 'prefix,epoch', or '' where none is known; files: paths of its data."""
+    """How an evaluation comes about.
+
+    model: 'prefix,epoch', or '' where none is known; one that is not on disk is only named. files: paths of its data.
+    """
     found = dict(date=time.strftime("%Y-%m-%d %H:%M:%S"), commit=commit(), command=_command(), machine=machine(),
                  versions=versions(), model=model, model_sha256="", network="", loss="", training_data="",
                  files={str(path): hash_file(path) for path in files})
     if model:
         prefix, epoch = parse_model(model)
-        found["model_sha256"] = hash_file(params_path(prefix, epoch))
+        if params_path(prefix, epoch).is_file():
+            found["model_sha256"] = hash_file(params_path(prefix, epoch))
         found.update(_training(Path(prefix).parent))
     return found
 

@@ -6,10 +6,10 @@ An embedding is f(x) + f(mirrored x), L2-normalised; a pair is accepted when the
 below a threshold; thresholds are chosen on nine tenths of the pairs and judged on the tenth left out, ten times
 (Huang et al. 2007, "Labeled Faces in the Wild", with the "unrestricted, labelled outside data" protocol).
 """
-import json
 import re
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import List, NamedTuple
 
@@ -17,19 +17,19 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-from tqdm import tqdm
 
+from common.checkpoint import parse_model
 from common.cli import ArgumentParser, run
-from common.embeddings import ahead, normalise
 from common.errors import UserError
-from common.files import write_text
 from common.flags import add_device_flags, device_names, positive
 from datasets import find_dataset, find_target, list_targets
 from datasets.images import parse_image_size
-from datasets.packs import load_pack
+from datasets.targets import load_target
 from eval import metrics
-from eval.embeddings import embed_flipped
-from eval.verification_report import as_json, report_lines, write_bad_cases, write_embeddings, write_pictures
+from eval.operating_points import ExactTar, OperatingPoint, exact_tars, operating_points
+from eval.pair_embeddings import FLIPS, EmbeddingCache, check_flip, embed_target, mean_norm, pair_embeddings
+from eval.results import add_record_flag, append_record, write_results
+from eval.verification_report import exact_lines, report_lines, write_epochs, write_verification
 
 FARS = (1e-3, 1e-4)
 
@@ -50,7 +50,8 @@ class Result(NamedTuple):
 
     accuracy, accuracy_std: mean and population deviation of the folds' `accuracies` (nfolds,); threshold: mean of the
     folds' best `thresholds` (nfolds,). tar_at_far: one TarAtFar for each asked FAR. eer, auc: of the exact ROC of all
-    pairs. scores: cosine similarity of each pair (N,); issame: (N,) bool; distances: (N,), or (nfolds, N) with a PCA.
+    pairs. exact: an ExactTar for each of `operating_points.FARS`; points: list of OperatingPoint, what thresholds cost.
+    scores: cosine similarity of each pair (N,); issame: (N,) bool; distances: (N,), or (nfolds, N) with a PCA.
     """
 
     accuracy: float
@@ -61,6 +62,8 @@ class Result(NamedTuple):
     tar_at_far: List[TarAtFar]
     eer: float
     auc: float
+    exact: List[ExactTar]
+    points: List[OperatingPoint]
     scores: np.ndarray
     issame: np.ndarray
     distances: np.ndarray
@@ -74,12 +77,13 @@ class Test(NamedTuple):
     embeddings: np.ndarray
 
 
-def evaluate(embeddings, issame, nfolds=10, pca=0, fars=FARS):
+def evaluate(embeddings, issame, nfolds=10, pca=0, fars=FARS, seed=0):
     """Score pairs by the original's protocol.
 
     embeddings: (2N, D) float, L2-normalised, pair i in rows 2i and 2i + 1; issame: (N,) bool, True for genuine pairs.
     nfolds: folds of the pairs in their order (1: thresholds chosen and judged on all pairs). pca: dimensions of a PCA
-    before the accuracy is taken, 0 for none. fars: FARs to give the TAR at, fractions. Returns a Result.
+    before the accuracy is taken, 0 for none. fars: FARs to give the original's TAR at, fractions. seed: of the
+    bootstrap. Returns a Result.
     Raises UserError for embeddings that do not fit the pairs or are not normalised, for pairs of one kind alone, and
     for more folds than pairs.
     """
@@ -95,8 +99,10 @@ def evaluate(embeddings, issame, nfolds=10, pca=0, fars=FARS):
         distances = metrics.pca_distances(first, second, nfolds, pca)
     accuracies, thresholds = metrics.kfold_accuracy(distances, issame, nfolds)
     far, tar, _ = metrics.roc_curve(scores, issame)
-    return Result(float(accuracies.mean()), float(accuracies.std()), float(thresholds.mean()), accuracies, thresholds,
-                  tar_at_far, metrics.eer(far, tar), metrics.auc(far, tar), scores, issame, distances)
+    threshold = float(thresholds.mean())
+    return Result(float(accuracies.mean()), float(accuracies.std()), threshold, accuracies, thresholds,
+                  tar_at_far, metrics.eer(far, tar), metrics.auc(far, tar), exact_tars(scores, issame, seed=seed),
+                  operating_points(scores, issame, float(metrics.to_cosine(threshold))), scores, issame, distances)
 
 
 def _check(embeddings, issame):
@@ -117,39 +123,21 @@ def _tar_at_far(distances, issame, far, nfolds):
                     float(known[2].mean()), thresholds)
 
 
-def test(pack, embed, nfolds=10, flip=True, batch_size=64, progress=True):
-    """Embed a verification pack and score it.
+def test(target, embed, nfolds=10, flip="sum", batch_size=64, progress=True, cache=None, seed=0):
+    """Embed a verification target and score it.
 
-    pack: a `datasets.packs.Pack`. embed: callable, images (N, 3, H, W) uint8 RGB -> (N, D), not normalised.
-    flip: add the embedding of the mirrored image. Images that a pack holds several times are embedded once.
-    batch_size: images decoded and embedded at once; the last batch is filled with the images before it, so that all are
-    of one size. progress: show a bar. Returns a Test.
+    target: a `datasets.packs.Pack` or `datasets.templates.TemplateSet`. embed: callable, images (N, 3, H, W) uint8 RGB
+    -> (N, D), not normalised; not called where the cache has all. flip: what becomes of mirrored images, see
+    `pair_embeddings`. Images that a pack holds several times are embedded once. batch_size: images decoded and embedded
+    at once. progress: show a bar. cache: an EmbeddingCache. seed: of the bootstrap. Returns a Test.
     Raises UserError for pairs that `evaluate` refuses, and where an embedding is zero or not finite.
     """
-    check_pack(pack, nfolds)  # before anything is computed
-    firsts, places = pack.distinct()
-    passes = [part[places] for part in _embed(pack, firsts, embed, flip, batch_size, progress)]
-    xnorm = float(np.mean([np.linalg.norm(part, axis=1) for part in passes]))
-    embeddings = normalise(sum(passes), pack.name)
-    return Test(evaluate(embeddings, pack.issame, nfolds), xnorm, embeddings)
-
-
-def _embed(pack, numbers, embed, flip, batch_size, progress):
-    """Embeddings of these images of a pack, (M, D) float64, and where `flip` says so of their mirrored twins."""
-    # The original holds embeddings as float64, and so do these: its numbers come out to the last digit.
-    passes = [[], []] if flip else [[]]
-    total = len(numbers)
-    size = min(batch_size, total)
-    starts = range(0, total, size)
-    with tqdm(total=total, unit="img", desc=pack.name, disable=not progress, leave=False) as bar:
-        batches = ahead(lambda start: pack.decode_these(numbers[min(start, total - size):][:size]), starts)
-        for start, images in zip(starts, batches):
-            new = min(size, total - start)
-            embeddings = embed_flipped(embed, images) if flip else [np.asarray(embed(images), dtype=np.float64)]
-            for parts, part in zip(passes, embeddings):
-                parts.append(part[-new:])
-            bar.update(new)
-    return [np.concatenate(parts) for parts in passes]
+    check_flip(flip)
+    check_pack(target, nfolds)  # before anything is computed
+    compute = partial(embed_target, target, embed, flip, batch_size, progress)
+    passes = cache.passes(target, flip, compute) if cache else compute()
+    embeddings = pair_embeddings(target, passes, flip)
+    return Test(evaluate(embeddings, target.issame, nfolds, seed=seed), mean_norm(target, passes, flip), embeddings)
 
 
 def check_pack(pack, nfolds=10):
@@ -159,32 +147,45 @@ def check_pack(pack, nfolds=10):
         metrics.folds(len(pack.issame), nfolds)
     except UserError as error:
         raise UserError(f"verification pack {pack.name}: {error}") from error
-    pack.decode(0, 2)
+    pack.pair(0)
 
 
-def verify(models, packs, output, make_embedder, nfolds=10, flip=True, mode=0, batch_size=64, progress=True):
-    """Test every model on every pack and write pictures and results.json; yields (pack name, epoch, Test) of each.
+def verify(models, targets, output, make_embedder, nfolds=10, flip="sum", mode=0, batch_size=64, progress=True,
+           cache=None, record=None, seed=0):
+    """Test every model on every target; write pictures and results.json; yields (target name, epoch, Test) of each.
 
-    models: list of 'prefix,epoch'. packs: list of `datasets.packs.Pack`, of different names. output: folder.
-    make_embedder: callable, model -> embed (see `test`), called once for each model. mode: 1 adds sheets of wrong
-    decisions in `badcases/`, 2 the embeddings.
+    models: list of 'prefix,epoch'. targets: as `test` takes them, of different names. output: folder.
+    make_embedder: callable, model -> embed (see `test`), called once for each model, or not at all where the cache has
+    all. mode: 1 adds sheets of wrong decisions in `badcases/`, 2 the embeddings. cache: folder of an EmbeddingCache.
+    record: CSV that gets a row for each (see `eval.results`). Several models are drawn as a curve in the end.
     """
+    check_flip(flip)
     _check_writable(output)
-    results = []
+    entries, curves = [], {}
     for model in models:
-        embed = make_embedder(model)
-        prefix, _, epoch = model.rpartition(",")
-        for pack in packs:
-            found = test(pack, embed, nfolds, flip, batch_size, progress)
-            name, title = f"{pack.name}-{int(epoch):04d}", f"{pack.name}, {_short(prefix)} epoch {epoch}"
-            write_pictures(name, title, found, output)
-            if mode == 1:
-                write_bad_cases(name, title, pack, found, Path(output, "badcases"))
-            elif mode == 2:
-                write_embeddings(Path(output, f"{name}_embeddings.npz"), found)
-            results.append(dict(model=model, target=pack.name, flip=flip, **as_json(found)))
-            write_text(Path(output, "results.json"), json.dumps(results, indent=1) + "\n")
-            yield pack.name, int(epoch), found
+        embed, kept = _Once(make_embedder, model), EmbeddingCache(cache, model)
+        for target in targets:
+            found = test(target, embed, nfolds, flip, batch_size, progress, kept, seed)
+            entries.append(write_verification(model, target, found, flip, output, mode))
+            write_results(output, entries)
+            if record:
+                append_record(record, entries[-1])
+            epoch = parse_model(model)[1]
+            curves.setdefault(target.name, []).append((epoch, found.result.accuracy, found.result.accuracy_std))
+            yield target.name, epoch, found
+    if len(models) > 1:
+        write_results(output, entries + [write_epochs(models, curves, output)])
+
+
+class _Once:
+    """Calls what make(model) gives, which is made when it is first needed."""
+
+    def __init__(self, make, model):
+        self._make, self._model, self._embed = make, model, None
+
+    def __call__(self, images):
+        self._embed = self._embed or self._make(self._model)
+        return self._embed(images)
 
 
 def _check_writable(folder):
@@ -194,11 +195,6 @@ def _check_writable(folder):
         tempfile.TemporaryFile(dir=str(folder)).close()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another with --output") from error
-
-
-def _short(prefix):
-    """The end of a prefix that tells models apart: they are all named `model` in folders of their own."""
-    return "/".join(Path(prefix).resolve().parts[-2:])
 
 
 def find_models(text, slice_text=""):
@@ -226,14 +222,14 @@ def find_models(text, slice_text=""):
 
 
 def find_targets(text, folder, default=()):
-    """The .bin files that --target names: names of `<folder>/<name>.bin`, or paths of .bin files.
+    """What --target names: names of `<folder>/<name>.bin` or template sets `<folder>/<name>`, or paths of either.
 
     default: the names where `text` is empty; all of the folder where that is empty too. Raises UserError, listing
     what is there, for one that is missing, and for two of one name.
     """
     names = [name.strip() for name in text.split(",") if name.strip()] or default or list_targets(folder)
-    paths = [find_target(Path(name).parent, Path(name).stem) if name.endswith(".bin") else find_target(folder, name)
-             for name in names]
+    paths = [find_target(Path(name).parent, Path(name).stem) if name.endswith(".bin") or "/" in name
+             else find_target(folder, name) for name in names]
     if not paths:
         raise UserError(f"no verification pack (*.bin) in {folder}; see --data-dir, --dataset and --target")
     if len({path.stem for path in paths}) < len(paths):
@@ -248,8 +244,8 @@ def parse_args(args=None):
     parser.add_argument("--data-dir", default="", help="folder of the .bin packs; empty: that of --dataset, else "
                         "the current one")
     parser.add_argument("--dataset", default="", help="name or folder of a data set, which gives packs and image size")
-    parser.add_argument("--target", default="", help="names or paths of .bin packs with commas between, such as "
-                        "lfw,cfp_fp,agedb_30; empty: those of --dataset, else all packs in the folder")
+    parser.add_argument("--target", default="", help="names or paths of .bin packs or template sets with commas "
+                        "between, such as lfw,cfp_fp,ytf; empty: those of --dataset, else all in the folder")
     parser.add_argument("--batch-size", type=positive, default=64, help="images that a device takes at once")
     parser.add_argument("--image-size", default="", help="height,width of the images in pixels; empty: that of "
                         "--dataset, else 112,112")
@@ -257,9 +253,15 @@ def parse_args(args=None):
     parser.add_argument("--mode", type=int, default=0, choices=(0, 1, 2), help="0: test; 1: also write sheets of wrong "
                         "decisions; 2: also write the embeddings")
     parser.add_argument("--nfolds", type=positive, default=10, help="number of folds; 1: no folds")
-    parser.add_argument("--no-flip", action="store_true", help="leave the mirrored images out")
+    parser.add_argument("--flip", choices=FLIPS, default="sum", help="the mirrored image's embedding is added, set "
+                        "beside, or left out")
+    parser.add_argument("--no-flip", dest="flip", action="store_const", const="none", help="the same as --flip none")
     parser.add_argument("--output", default="", help="folder for pictures and results.json; empty: verification/ "
                         "beside the model")
+    parser.add_argument("--cache", default="", help="folder in which embeddings are kept by the hashes of model and "
+                        "data; empty: embeddings/ in --output; none: nothing is kept")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals")
+    add_record_flag(parser)
     add_device_flags(parser)
     return parser.parse_args(args)
 
@@ -276,14 +278,17 @@ def main():
         image_shape = dataset.image_shape
     default = dataset.val_targets if dataset and not args.data_dir else ()
     models = find_models(args.model, args.max)
-    packs = [load_pack(path, image_shape) for path in find_targets(args.target, folder, default)]
+    targets = [load_target(path, image_shape) for path in find_targets(args.target, folder, default)]
     output = args.output or Path(models[0].rpartition(",")[0]).parent / "verification"
-    devices = get_devices(device_names(args))
-    results, best = verify(models, packs, output, lambda model: Embedder(model, devices, args.batch_size, image_shape),
-                           args.nfolds, not args.no_flip, args.mode, args.batch_size * len(devices)), {}
-    for name, epoch, found in results:
-        print("\n".join(report_lines(f"[{name}][{epoch}]", found, not args.no_flip)), flush=True)
-        best[name] = max(best.get(name, 0), found.result.accuracy)
+    devices, best = get_devices(device_names(args)), {}
+    found = verify(models, targets, output, lambda model: Embedder(model, devices, args.batch_size, image_shape),
+                   args.nfolds, args.flip, args.mode, args.batch_size * len(devices),
+                   cache=None if args.cache == "none" else args.cache or Path(output, "embeddings"),
+                   record=args.record or Path(output, "evaluations.csv"), seed=args.seed)
+    for name, epoch, test_ in found:
+        lines = report_lines(f"[{name}][{epoch}]", test_, args.flip) + exact_lines(f"[{name}][{epoch}]", test_)
+        print("\n".join(lines), flush=True)
+        best[name] = max(best.get(name, 0), test_.result.accuracy)
     for name, accuracy in best.items():
         print(f"Max of [{name}] is {accuracy:1.5f}")
     print(f"pictures and results.json: {output}")

@@ -10,11 +10,11 @@ from common.embedder import Embedder
 from common.errors import UserError
 from common.log import RunLog
 from common.mxnet_setup import mx
-from datasets import find_dataset
+from datasets import find_dataset, list_targets
 from datasets.identity_iter import IdentityIter
 from datasets.image_iter import ImageIter, SyntheticIter
-from datasets.packs import load_pack
 from datasets.shards import open_images
+from datasets.targets import load_target
 from eval.verification import check_pack
 from recognition import callbacks, pair_losses, presets
 from recognition.heads import LOSSES, classification_loss, get_head
@@ -125,10 +125,10 @@ def _packs(settings, dataset):
     They are checked now, not when they are first used after thousands of steps.
     """
     asked = [name.strip() for name in settings.targets.split(",") if name.strip()]
-    names = asked or [name for name in dataset.val_targets if Path(dataset.folder, f"{name}.bin").is_file()]
+    names = asked or [name for name in dataset.val_targets if name in list_targets(dataset.folder)]
     missing = [f"no verification pack {name}.bin in {dataset.folder}" for name in dataset.val_targets
                if not asked and name not in names]
-    packs = [load_pack(dataset.target_path(name), dataset.image_shape) for name in names]
+    packs = [load_target(dataset.target_path(name), dataset.image_shape) for name in names]
     for pack in packs:
         check_pack(pack)
     return packs, missing

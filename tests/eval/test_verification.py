@@ -11,7 +11,8 @@ import pytest
 from common.errors import UserError
 from datasets.packs import Pack, load_pack, write_pack
 from eval import verification
-from eval.verification_report import bad_cases
+from eval.results import make_entry
+from eval.verification_report import as_dict, bad_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +32,13 @@ class PixelPack:
         return self.images[numbers]
 
     def distinct(self):
-        return np.arange(len(self.images)), np.arange(len(self.images))
+        return np.arange(len(self.images))
+
+    def of_pairs(self, values):
+        return values
+
+    def pair(self, number):
+        return self.images[2 * number:2 * number + 2]
 
 
 def pooled(images):
@@ -108,7 +115,7 @@ def test_batches_are_all_of_one_size_and_flip_can_be_left_out():
         seen.append(batch.shape)
         return pooled(batch)
 
-    plain = verification.test(PixelPack(images, issame), embed, nfolds=3, flip=False, batch_size=8, progress=False)
+    plain = verification.test(PixelPack(images, issame), embed, nfolds=3, flip="none", batch_size=8, progress=False)
     assert seen == [(8, 3, 16, 16)] * 3
     np.testing.assert_allclose(plain.embeddings, unit(pooled(images).astype(float)), rtol=1e-12)
     assert plain.xnorm == pytest.approx(np.linalg.norm(pooled(images), axis=1).mean(), rel=1e-6)
@@ -174,8 +181,9 @@ def test_folds_of_one_kind_are_left_out_of_the_tar():
     assert np.isnan(halves.tar_at_far[0].thresholds).tolist() == [False, True]
     found = verification.Test(halves, 1.0, embeddings)
     assert any("left out" in line for line in verification.report_lines("[x]", found))
-    assert verification.as_json(found)["tar_at_far"][0]["far"] is None
-    json.dumps(verification.as_json(found), allow_nan=False)
+    entry = make_entry("verification", "x", "x", {}, **as_dict(found))
+    assert entry["tar_at_far"][0]["far"] is None
+    json.dumps(entry, allow_nan=False)
 
 
 def test_float16_embeddings_are_scored_like_float64():
@@ -192,7 +200,7 @@ def test_lines_are_the_originals():
     assert lines[1] == f"[lfw][7]Accuracy-Flip: {found.result.accuracy:1.5f}+-{found.result.accuracy_std:1.5f}"
     assert sum("at FAR 0.001 " in line or "at FAR 0.0001 " in line for line in lines) == 2
     assert any("15 impostor pairs are too few for FAR 0.001, 0.0001" in line for line in lines)
-    assert verification.report_lines("", found, flip=False)[1].startswith("Accuracy: ")
+    assert verification.report_lines("", found, flip="none")[1].startswith("Accuracy: ")
 
 
 def picture(path):
@@ -218,6 +226,9 @@ def test_verify_writes_pictures_and_results(pack, tmp_path, mode):
     assert [entry[:2] for entry in seen] == [("faces", 2), ("again", 2), ("faces", 1), ("again", 1)]
     assert loads == ["m/model,2", "m/model,1"]  # one load for all targets
     results = json.loads((out / "results.json").read_text())
+    curve = results.pop()
+    assert curve["target"] == "faces, again" and picture(out / curve["pictures"][0]["file"]).size
+    assert [row[:2] for row in curve["tables"][0]["rows"]] == [["faces", 1], ["faces", 2], ["again", 1], ["again", 2]]
     assert [entry["target"] for entry in results] == ["faces", "again"] * 2
     assert [entry["model"] for entry in results] == ["m/model,2"] * 2 + ["m/model,1"] * 2
     assert results[0]["accuracy"] == seen[0][2] < 1 and len(results[0]["fold_accuracies"]) == 10
@@ -305,7 +316,8 @@ def test_the_command(pack, tmp_path):
     assert "[faces][1]XNorm: " in done.stdout and "[faces][1]Accuracy-Flip: " in done.stdout
     assert "Max of [faces] is " in done.stdout and "img/s" in done.stderr
     assert {path.name for path in (tmp_path / "verification").iterdir()} == {
-        "results.json", "faces-0001_roc.png", "faces-0001_scores.png"}
+        "results.json", "evaluations.csv", "embeddings", "faces-0001_roc.png", "faces-0001_scores.png",
+        "faces-0001_angles.png", "faces-0001_hardest.png"}
 
 
 def test_the_command_names_a_missing_target(pack, tmp_path):
