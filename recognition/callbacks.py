@@ -100,7 +100,8 @@ class Verification(Callback):
         for line in verification.report_lines(f"[{pack.name}][{trainer.steps}]", found):
             self._log.line(line)
         self._log.record("verification", step=trainer.steps, target=pack.name, accuracy=found.result.accuracy,
-                         accuracy_std=found.result.accuracy_std, xnorm=found.xnorm)
+                         accuracy_std=found.result.accuracy_std, xnorm=found.xnorm, eer=found.result.eer,
+                         **{f"tar@{point.asked:g}": point.tar for point in found.result.exact if point.enough})
         return found.result.accuracy
 
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from datasets.pairs import Pair
 from datasets.packs import load_pack, write_pack
+from datasets.pairs import Pair
 from datasets.targets import load_target
 from datasets.templates import load_templates, write_template_set
 from eval import pair_embeddings, verification
 from eval.pair_embeddings import EmbeddingCache, embed_target, mean_norm
 
 
-def encode(seed, size=(16, 16)):
-    return cv2.imencode(".png", np.random.RandomState(seed).randint(0, 256, (*size, 3)).astype(np.uint8))[1].tobytes()
+def encode(seed, suffix=".png"):
+    return cv2.imencode(suffix, np.random.RandomState(seed).randint(0, 256, (16, 16, 3)).astype(np.uint8))[1].tobytes()
 
 
 def embed(images):
@@ -38,8 +38,7 @@ def templates(tmp_path):
     for name, frames in (("a/0", 1), ("a/1", 2), ("b/0", 4)):
         (tmp_path / "videos" / name).mkdir(parents=True)
         for frame in range(frames):
-            (tmp_path / "videos" / name / f"{frame}.jpg").write_bytes(
-                cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(encode(10 * frames + frame), np.uint8), 1))[1].tobytes())
+            (tmp_path / "videos" / name / f"{frame}.jpg").write_bytes(encode(10 * frames + frame, ".jpg"))
     a, b, c = (tmp_path / "videos" / name for name in ("a/0", "a/1", "b/0"))
     write_template_set(tmp_path / "ytf", [Pair(a, b, True), Pair(c, a, False)], (16, 16), progress=False)
     return load_templates(tmp_path / "ytf")
