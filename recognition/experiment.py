@@ -15,6 +15,7 @@ from datasets.identity_iter import IdentityIter
 from datasets.image_iter import ImageIter, SyntheticIter
 from datasets.shards import open_images
 from datasets.targets import load_target
+from eval.results import make_trace
 from eval.verification import check_pack
 from recognition import callbacks, pair_losses, presets
 from recognition.heads import LOSSES, classification_loss, get_head
@@ -41,8 +42,12 @@ def train(settings):
     trainer = make_trainer(settings, batches, dataset.num_classes)
     prefix = model_prefix(settings)
     log, total = RunLog(prefix.parent), _total_steps(settings, batches.num_batches)
-    for line in _description(settings, trainer, training_set, batches, total) + missing:
+    description = _description(settings, trainer, training_set, batches, total) + missing
+    for line in description:
         log.line(line)
+    named = ("property", "train.idx", "train.checksums", *(f"{pack.name}.bin" for pack in packs))
+    log.record("start", step=trainer.steps, description=description[1:],
+               trace=make_trace(files=[path for path in map(dataset.folder.joinpath, named) if path.is_file()]))
     presets.save_settings(prefix.parent, settings)
     progress = callbacks.Progress(log, settings.frequent, total)
     verification = callbacks.Verification(log, packs, settings.verbose, progress)
@@ -62,8 +67,20 @@ def train(settings):
         raise UserError(f"{error}; {kept}; {_advice(settings)}") from error
     finally:
         batches.close()
+        if settings.report:
+            _report(prefix.parent, log)
         log.close()
     return prefix
+
+
+def _report(folder, log):
+    """Write report.html into the model's folder. Whatever hinders it, the training stays what it is."""
+    try:
+        from eval.report import write_report
+
+        log.line(f"report: {write_report([folder], folder / 'report.html')}")
+    except Exception as error:  # a page is not worth a training
+        log.line(f"warning: no report: {type(error).__name__}: {error}")
 
 
 def _advice(settings):
