@@ -20,8 +20,8 @@ table {{ border-collapse: collapse; font-size: .86rem; font-variant-numeric: tab
 th, td {{ padding: .25rem .7rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line);
   white-space: nowrap; vertical-align: top; }}
 tbody th {{ font-weight: 400; }} .number {{ text-align: right; }} tr {{ break-inside: avoid; }}
-@media print {{ body {{ font-size: 11px; max-width: none; padding: 0; }} .wide {{ overflow: visible; max-height: none; }}
-  th, td {{ white-space: normal; }} }}
+@media print {{ body {{ font-size: 11px; max-width: none; padding: 0; }} th, td {{ white-space: normal; }}
+  .wide {{ overflow: visible; max-height: none; }} }}
 {style}</style></head>
 <body>
 <h1>{title}</h1>
@@ -61,7 +61,8 @@ def table(columns, rows):
              for column in zip(*rows)] or [""] * len(columns)
     head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(columns, kinds))
     body = "".join(f"<tr>{_cells(row, kinds)}</tr>\n" for row in rows)
-    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>' \
+           "</div>\n"
 
 
 def _cells(row, kinds):

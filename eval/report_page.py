@@ -180,9 +180,10 @@ def _run_note(found):
         text = f"The log holds {found.runs} runs; this is the last, which went back to step " \
                f"{found.start.get('step', 0):,}. "
     if len(times):
-        since = found.start.get("time", times[0])
-        text += f"{found.progress['step'][-1]:,.0f} steps, to {time.strftime('%Y-%m-%d %H:%M', time.localtime(times[-1]))}; " \
-                f"{(times[-1] - since) / 60:,.1f} minutes from the run's start to the last of them."
+        minutes = (times[-1] - found.start.get("time", times[0])) / 60
+        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(times[-1]))
+        text += f"{found.progress['step'][-1]:,.0f} steps, the last {minutes:,.1f} minutes after the run's " \
+                f"{'start' if found.start else 'first line'}, {until}."
     return f'<p class="small">{escape(text or "No line of progress was logged yet.")}</p>\n'
 
 
@@ -207,13 +208,15 @@ def _checkpoint_note(found):
 def _evaluation(path, entry):
     figures = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(number(value))}</dd></div>"
                       for name, value in entry["figures"].items())
-    text = f'<p class="small">{escape(entry["protocol"])} on {escape(entry["target"])}; model ' \
-           f'{escape(entry["trace"].get("model") or "not named")}; {escape(path)}</p>\n<dl class="figures">{figures}</dl>\n'
+    said = f"{entry['protocol']} on {entry['target']}; model {entry['trace'].get('model') or 'not named'}; {path}"
+    text = f'<p class="small">{escape(said)}</p>\n' \
+           f'<dl class="figures">{figures}</dl>\n'
     for found in entry["tables"]:
         note = found.get("note", "")
         text += f"<h4>{escape(found['title'])}</h4>\n{table(found['columns'], found['rows'])}" \
                 + f'<p class="small">{escape(note)}</p>\n' * bool(note)
-    return text + _grid([_picture(path.parent, found["file"], found["caption"]) for found in entry["pictures"]], "pictures")
+    pictures = [_picture(path.parent, found["file"], found["caption"]) for found in entry["pictures"]]
+    return text + _grid(pictures, "pictures")
 
 
 def _picture(folder, file, caption):
@@ -221,8 +224,8 @@ def _picture(folder, file, caption):
         image, width = _shrunk(folder / file)
     except DataError as error:
         return f'<p class="missing">Missing picture: {escape(caption)} ({escape(error)})</p>\n'
-    return (f'<figure class="card{" whole" * (width > _WIDEST)}"><div class="picture"><img '
-            f'alt="{escape(caption)}" src="{data_uri(image)}"></div><figcaption>{escape(caption)}</figcaption></figure>\n')
+    return (f'<figure class="card{" whole" * (width > _WIDEST)}"><div class="picture"><img alt="{escape(caption)}" '
+            f'src="{data_uri(image)}"></div>\n<figcaption>{escape(caption)}</figcaption></figure>\n')
 
 
 def _shrunk(path):
@@ -275,4 +278,6 @@ def _pairs(trace):
             rows.append(f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(told)}</dd>\n")
     rows += [f"<dt>SHA-256</dt><dd>{escape(digest)} {escape(path)}</dd>\n"
              for path, digest in (trace.get("files") or {}).items()]
-    return f'<dl class="pairs">\n{"".join(rows)}</dl>\n' if rows else '<p class="small">Not recorded how it came about.</p>\n'
+    if not rows:
+        return '<p class="small">How it came about was not recorded.</p>\n'
+    return f'<dl class="pairs">\n{"".join(rows)}</dl>\n'
