@@ -1,6 +1,7 @@
 """Pages: HTML files that need neither network nor script; for wide screens, phones, paper and dark rooms."""
 import base64
 import html
+from itertools import zip_longest
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -58,7 +59,7 @@ def table(columns, rows):
     each is its head."""
     rows = [list(row) for row in rows]
     kinds = [' class="number"' * all(value is None or isinstance(value, (int, float)) for value in column)
-             for column in zip(*rows)] or [""] * len(columns)
+             for column in zip_longest(*rows)] or [""] * len(columns)
     head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(columns, kinds))
     body = "".join(f"<tr>{_cells(row, kinds)}</tr>\n" for row in rows)
     return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>' \
