@@ -1,6 +1,7 @@
 """Pages: HTML files that need neither network nor script; for wide screens, phones, paper and dark rooms."""
 import base64
 import html
+import re
 from itertools import zip_longest
 
 _PAGE = """<!DOCTYPE html>
@@ -31,6 +32,9 @@ tbody th {{ font-weight: 400; }} .number {{ text-align: right; }} tr {{ break-in
 """
 
 
+_NUMBER = re.compile(r"([-+]?(\d[\d,]*(\.\d*)?(e[-+]?\d+)?|inf)|nan|–|)")
+
+
 class Markup(str):
     """Text that is HTML already."""
 
@@ -58,12 +62,16 @@ def table(columns, rows):
     """A table in a box of its own, in which it can be scrolled. columns: names; rows: lists of values; the first of
     each is its head."""
     rows = [list(row) for row in rows]
-    kinds = [' class="number"' * all(value is None or isinstance(value, (int, float)) for value in column)
-             for column in zip_longest(*rows)] or [""] * len(columns)
+    kinds = [' class="number"' * all(map(_is_number, column)) for column in zip_longest(*rows)] or [""] * len(columns)
     head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(columns, kinds))
     body = "".join(f"<tr>{_cells(row, kinds)}</tr>\n" for row in rows)
     return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>' \
            "</div>\n"
+
+
+def _is_number(value):
+    text = isinstance(value, str)
+    return value is None or isinstance(value, (int, float)) or text and bool(_NUMBER.fullmatch(value))
 
 
 def _cells(row, kinds):

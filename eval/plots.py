@@ -163,20 +163,21 @@ def pairs_figure(pairs, captions, title, columns=5):
     return figure
 
 
-def curve_figure(curves, xlabel, ylabel, logarithmic=False):
-    """A small panel of curves, over the steps of a training for instance.
+def curve_figure(curves, ylabel, logarithmic=False):
+    """A small panel of curves over the steps of a training.
 
-    curves: name -> (x (N,), y (N,), deviation (N,) or None), the deviation drawn as a band; an empty name is not told;
-    values that are not finite leave a gap. Long curves are thinned out, see `thin`. Returns a matplotlib Figure.
+    curves: name -> (steps (N,), values (N,), deviation (N,) or None), the deviation drawn as a band; an empty
+    name is not told; values that are not finite leave a gap; long curves are thinned out. Returns a Figure.
     """
     figure, axes = _axes("", (4.6, 2.9 + 0.12 * (len(curves) > 3)))
-    for number, (name, (x, y, deviation)) in enumerate(curves.items()):
+    for number, (name, (steps, values, deviation)) in enumerate(curves.items()):
         style = dict(color=CURVES[number % len(CURVES)], linestyle=("-", "--", ":")[number // len(CURVES) % 3])
-        places = thin(y)
-        axes.plot(x[places], y[places], marker="o" if len(x) <= 25 else "", markersize=3.5, linewidth=1.4, label=name,
-                  **style)
-        if deviation is not None and len(x) > 1:
-            axes.fill_between(x, y - deviation, y + deviation, color=style["color"], alpha=0.15, linewidth=0)
+        places = thin(values)
+        axes.plot(steps[places], values[places], marker="o" if len(steps) <= 25 else "", markersize=3.5, linewidth=1.4,
+                  label=name, **style)
+        if deviation is not None:
+            axes.fill_between(steps, values - deviation, values + deviation, color=style["color"], alpha=0.15,
+                              linewidth=0)
     if any(curves):
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False, fontsize=8, borderaxespad=0.2, ncol=3,
                     columnspacing=1.2, handlelength=1.6)
@@ -188,7 +189,7 @@ def curve_figure(curves, xlabel, ylabel, logarithmic=False):
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.tick_params(labelsize=9)
-    axes.set_xlabel(xlabel, fontsize=9)
+    axes.set_xlabel("step", fontsize=9)
     axes.set_ylabel(ylabel, fontsize=9)
     return figure
 

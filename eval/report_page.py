@@ -5,8 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.checkpoint import parse_model
-from common.errors import DataError, UserError
+from common.errors import DataError
 from common.files import read_bytes
 from common.machine import commit
 from common.pages import Markup, data_uri, escape, number, page, table
@@ -88,8 +87,7 @@ def _summary(trainings, evaluations):
             [_training_row(found, f"training-{k}") for k, found in enumerate(trainings, 1)])
     for protocol in dict.fromkeys(entry["protocol"] for _, entry in evaluations):
         chosen = [(k, entry) for k, (_, entry) in enumerate(evaluations, 1) if entry["protocol"] == protocol]
-        text += f"<h3>Evaluations: {escape(protocol)}</h3>\n" + _figures_table(chosen) + _epoch_curves(
-            [entry for _, entry in chosen], f"epochs-{chosen[0][0]}")
+        text += f"<h3>Evaluations: {escape(protocol)}</h3>\n" + _figures_table(chosen)
     return text
 
 
@@ -112,48 +110,24 @@ def _model(entry):
     return _short(entry["trace"].get("model", ""))
 
 
-def _epoch_curves(entries, name):
-    """Panels of the figures over the epochs of a model, where several were evaluated."""
-    points = {}  # (target, prefix) -> epoch -> figures
-    for entry in entries:
-        try:
-            prefix, epoch = parse_model(str(entry["trace"].get("model", "")))
-        except UserError:
-            continue
-        points.setdefault((entry["target"], prefix), {})[epoch] = entry["figures"]
-    points = {key: known for key, known in points.items() if len(known) > 1}
-    several = len({prefix for _, prefix in points}) > 1
-    panels = {}  # figure -> name of the curve -> curve
-    for (target, prefix), known in points.items():
-        label = f"{target} {_short(prefix)}" if several else target
-        for figure in known[min(known)]:
-            values = [known[epoch].get(figure) for epoch in sorted(known)]
-            if all(isinstance(value, (int, float)) for value in values) and len(set(values)) > 1:
-                panels.setdefault(figure, {})[label] = (np.array(sorted(known)), np.array(values, float), None)
-    return _grid([_chart(f"{name}-{k}", f"{figure} over epochs", curves, "epoch of the checkpoint", figure)
-                    for k, (figure, curves) in enumerate(panels.items())])
-
-
 def _grid(figures, kind=""):
     return f'<div class="charts {kind}">\n{"".join(figures)}</div>\n' if figures else ""
 
 
-def _chart(name, title, curves, xlabel, ylabel, logarithmic=False):
-    """A panel of curves with its title and, in words, their ends and extremes."""
-    told = "; ".join(f"{label + ': ' if label else ''}{_course(x, y, xlabel.split()[0])}"
-                     for label, (x, y, _) in curves.items())
-    drawing = plots.svg(plots.curve_figure(curves, xlabel, ylabel, logarithmic), name).replace(
+def _chart(name, title, curves, ylabel, logarithmic=False):
+    """A panel of curves over steps with its title and, in words, their ends and extremes."""
+    told = "; ".join(f"{label + ': ' if label else ''}{_course(x, y)}" for label, (x, y, _) in curves.items())
+    drawing = plots.svg(plots.curve_figure(curves, ylabel, logarithmic), name).replace(
         "<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
     return f'<figure class="card">{drawing}<figcaption><b>{escape(title)}</b>. {escape(told)}</figcaption></figure>\n'
 
 
-def _course(x, y, unit):
+def _course(steps, y):
     if not np.isfinite(y).any():
         return "not finite"
     low, high = np.nanargmin(y), np.nanargmax(y)
-    return (f"{number(float(y[0]))} at first, {number(float(y[-1]))} at last; lowest {number(float(y[low]))} "
-            f"({unit} {x[low]:,.0f}), highest {number(float(y[high]))} ({unit} {x[high]:,.0f})") \
-        if len(y) > 1 else f"{number(float(y[0]))} ({unit} {x[0]:,.0f})"
+    first, last, low, high = (f"{number(float(y[place]))} (step {steps[place]:,.0f})" for place in (0, -1, low, high))
+    return f"{first} to {last}; lowest {low}, highest {high}" if len(y) > 1 else first
 
 
 def _training(found, name):
@@ -164,13 +138,13 @@ def _training(found, name):
                               ("lr", "Learning rate", "learning rate"), ("samples_per_second", "Speed", "samples/s")):
         values = progress[key]
         if len(steps):
-            charts.append(_chart(f"{name}-{key}", title, {"": (steps, values, None)}, "step", label,
+            charts.append(_chart(f"{name}-{key}", title, {"": (steps, values, None)}, label,
                                  key == "lr" and values.min() > 0 and values.max() > 5 * values.min()))
     if any(len(values["step"]) > 1 for values in verified.values()):  # one point alone stands in the table
         for key, title in (("accuracy", "Verification accuracy"), ("xnorm", "XNorm")):
             curves = {target: (values["step"], values[key], values["accuracy_std"] if key == "accuracy" else None)
                       for target, values in verified.items()}
-            charts.append(_chart(f"{name}-verified-{key}", title, curves, "step", key))
+            charts.append(_chart(f"{name}-verified-{key}", title, curves, key))
     return _run_note(found) + _grid(charts) + _verification_table(verified) + _checkpoint_note(found)
 
 
@@ -256,10 +230,9 @@ def _configuration(found):
 def _traces(evaluations):
     """How the evaluations came about; those that differ in their files alone are told together."""
     traces = {}
-    for _, entry in evaluations:
+    for entry in (entry for _, entry in evaluations if entry["trace"]):
         same = {name: value for name, value in entry["trace"].items() if name not in ("date", "files")}
-        entries = traces.setdefault(repr(same), [])
-        entries.append(entry)
+        traces.setdefault(repr(same), []).append(entry)
     text = ""
     for entries in traces.values():
         trace = dict(entries[0]["trace"], files={})

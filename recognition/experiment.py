@@ -45,9 +45,9 @@ def train(settings):
     description = _description(settings, trainer, training_set, batches, total) + missing
     for line in description:
         log.line(line)
-    named = ("property", "train.idx", "train.checksums", *(f"{pack.name}.bin" for pack in packs))
-    log.record("start", step=trainer.steps, description=description[1:],
-               trace=make_trace(files=[path for path in map(dataset.folder.joinpath, named) if path.is_file()]))
+    files = [path for name in ("property", "train.idx", "train.checksums")  # train.rec would take minutes to hash
+             for path in [dataset.folder / name] if path.is_file()] + [path for pack in packs for path in pack.files]
+    log.record("start", step=trainer.steps, description=description[1:], trace=make_trace(files=files))
     presets.save_settings(prefix.parent, settings)
     progress = callbacks.Progress(log, settings.frequent, total)
     verification = callbacks.Verification(log, packs, settings.verbose, progress)
