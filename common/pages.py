@@ -19,7 +19,7 @@ a {{ color: inherit; }} .small, figcaption {{ color: var(--soft); font-size: .86
 figure {{ margin: 0; break-inside: avoid; }} figure img, figure svg {{ display: block; max-width: 100%; height: auto; }}
 .wide {{ overflow: auto; max-height: 34rem; margin-bottom: .8rem; }}
 table {{ border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }}
-th, td {{ padding: .25rem .7rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line);
+th, td {{ padding: .25rem 1.1rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line);
   white-space: nowrap; vertical-align: top; }}
 tbody th {{ font-weight: 400; }} .number {{ text-align: right; }} tr {{ break-inside: avoid; }}
 @media print {{ body {{ font-size: 11px; max-width: none; padding: 0; }} th, td {{ white-space: normal; }}

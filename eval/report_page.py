@@ -29,7 +29,7 @@ nav ul { padding-left: 1.2rem; margin: .2rem 0; } nav ul ul { columns: 18rem; } 
 .settings { display: block; columns: 15rem; } .settings div { break-inside: avoid; }
 .settings dt, .settings dd { display: inline; } .settings dd::before { content: " "; }
 @media screen and (max-width: 40rem) { .pairs { display: block; } .pairs dd { margin-bottom: .4rem; }
-  .picture img { max-width: none; width: 36rem; } .whole img { width: 52rem; } }
+  .picture img { max-width: none; width: 30rem; } .whole img { width: 46rem; } }
 @media print { .figures div { border: 1px solid var(--line); } h2 { margin-top: 1.4rem; }
   .charts { grid-template-columns: 1fr 1fr; } }
 """
@@ -48,7 +48,7 @@ def make_page(title, trainings, evaluations):
     parts.append(("configuration", "Configuration, commands, versions, data", [],
                   "".join(map(_configuration, trainings)) + _traces(evaluations)))
     said = f"{_count(trainings, 'training')}, {_count(evaluations, 'evaluation')}; written " \
-           f"{time.strftime('%Y-%m-%d %H:%M')}" + f", commit {commit()}" * bool(commit())
+           f"{time.strftime('%Y-%m-%d %H:%M')}, commit {commit() or 'unknown'}"
     return page(title, f'<p class="small">{escape(said)}</p>\n{_contents(parts)}' + "".join(
         f'<section id="{name}"><h2>{heading}</h2>\n{body}</section>\n' for name, heading, _, body in parts), _STYLE)
 
@@ -76,7 +76,7 @@ def _link(name, text):
 
 def _short(path):
     """The end of a path that tells models apart."""
-    return "/".join(Path(path).parts[-2:])
+    return "/".join(Path(str(path)).parts[-2:])
 
 
 def _summary(trainings, evaluations):
@@ -102,12 +102,8 @@ def _training_row(found, name):
 def _figures_table(chosen):
     names = list(dict.fromkeys(name for _, entry in chosen for name in entry["figures"]))
     return table(("target", "model", *names),
-                 [(_link(f"evaluation-{k}", entry["target"] or entry["title"]), _model(entry),
+                 [(_link(f"evaluation-{k}", entry["target"] or entry["title"]), _short(entry["trace"].get("model", "")),
                    *(entry["figures"].get(name) for name in names)) for k, entry in chosen])
-
-
-def _model(entry):
-    return _short(entry["trace"].get("model", ""))
 
 
 def _grid(figures, kind=""):

@@ -10,7 +10,7 @@ from common.files import read_bytes
 
 LOG = "train.jsonl"
 _NUMBERS = {  # event: what it must hold as a number
-    "start": ("step",),
+    "start": ("time", "step"),
     "progress": ("time", "step", "epoch", "samples_per_second", "loss", "accuracy", "lr"),
     "verification": ("time", "step", "accuracy", "accuracy_std", "xnorm"),
     "checkpoint": ("step",),
@@ -52,8 +52,9 @@ def read_events(path):
             numbers = _NUMBERS.get(event["event"])
             if numbers is None:
                 continue
-            if all(isinstance(event[name], (int, float)) for name in numbers) and (
-                    event["event"] != "verification" or isinstance(event["target"], str)):
+            if (all(isinstance(event[name], (int, float)) for name in numbers)
+                    and isinstance(event["target"] if event["event"] == "verification" else "", str)
+                    and isinstance(event.get("trace", {}), dict)):
                 events.append(event)
                 continue
         except (ValueError, KeyError, TypeError):

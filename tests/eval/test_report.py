@@ -150,8 +150,8 @@ class TestPage:
     def test_hostile_names(self, tmp_path):
         events = [progress(1), progress(2), verified(1, HOSTILE, 0.5), verified(2, HOSTILE, 0.6),
                   dict(event="checkpoint", step=2, path=HOSTILE)]
-        write_log(tmp_path / "<i>&", [dict(event="start", step=0, description=[HOSTILE], trace={HOSTILE: HOSTILE})]
-                  + events, dataset=HOSTILE)
+        start = dict(event="start", time=1, step=0, description=[HOSTILE], trace={HOSTILE: HOSTILE})
+        write_log(tmp_path / "<i>&", [start, *events], dataset=HOSTILE)
         made = make_entry(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: HOSTILE},
                           [entry_table(HOSTILE, [HOSTILE], [[HOSTILE]], HOSTILE)], [picture(HOSTILE, HOSTILE)],
                           dict(model=HOSTILE, files={HOSTILE: HOSTILE}))
@@ -213,7 +213,8 @@ class TestLog:
         assert "Loss . not finite" in report(tmp_path / "a").text
 
     @pytest.mark.parametrize("line", ["{", "3", "[]", "{}", '{"event": "progress", "step": 3}', '{"event": []}', "\xff",
-                                      json.dumps(progress(3, loss="3")), json.dumps(dict(verified(3, 7, 0.5)))])
+                                      json.dumps(progress(3, loss="3")), json.dumps(verified(3, 7, 0.5)),
+                                      '{"event": "start", "time": 1, "step": 0, "trace": 3}'])
     def test_damaged(self, tmp_path, line):
         folder = write_log(tmp_path / "a", [progress(10)])
         with open(folder / "train.jsonl", "a", encoding="latin-1") as file:

@@ -120,10 +120,10 @@ class TestRun:
     def test_numbers_that_are_not_finite_stop_the_run(self, dataset, tmp_path):
         """A momentum that multiplies every step until float32 is at its end; what was saved before stays good."""
         said = fails(*SMALL, "--dataset", dataset, "--max-steps", 50, "--verbose", 1, "--models-root", tmp_path,
-                     "--ckpt", 2, "--mom", "1e15", "--lr", "0.001")
+                     "--ckpt", 2, "--mom", "1e15", "--lr", "0.001", "--report", 1)
         saved = sorted((tmp_path / f"y1-arcface-{dataset.name}").glob("*.params"))
         assert f"the last good checkpoint is {saved[-1]}; try a lower --lr than 0.001, or a longer --lr-warmup" in said
-        assert len(saved) < 8
+        assert len(saved) < 8 and (saved[-1].parent / "report.html").exists()
         for path in saved:
             assert all(np.isfinite(array.asnumpy()).all() for array in mx.nd.load(str(path)).values())
 
