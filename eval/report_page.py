@@ -137,10 +137,11 @@ def _training(found, name):
             charts.append(_chart(f"{name}-{key}", title, {"": (steps, values, None)}, label,
                                  key == "lr" and values.min() > 0 and values.max() > 5 * values.min()))
     if any(len(values["step"]) > 1 for values in verified.values()):  # one point alone stands in the table
-        for key, title in (("accuracy", "Verification accuracy"), ("xnorm", "XNorm")):
+        keys = dict.fromkeys(key for values in verified.values() for key in values)
+        for k, key in enumerate(key for key in keys if key not in ("time", "step", "accuracy_std")):
             curves = {target: (values["step"], values[key], values["accuracy_std"] if key == "accuracy" else None)
-                      for target, values in verified.items()}
-            charts.append(_chart(f"{name}-verified-{key}", title, curves, key))
+                      for target, values in verified.items() if key in values}
+            charts.append(_chart(f"{name}-verified-{k}", f"Verification: {key}", curves, key))
     return _run_note(found) + _grid(charts) + _verification_table(verified) + _checkpoint_note(found)
 
 

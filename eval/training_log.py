@@ -81,8 +81,11 @@ def _last_run(events):
 
 
 def _columns(events, kind, target=None):
+    """What all events of a kind hold as numbers: name -> (N,) values."""
     rows = [event for event in events if event["event"] == kind and event.get("target") == target]
-    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in _NUMBERS[kind]}
+    names = [name for name in (rows[0] if rows else _NUMBERS[kind])
+             if all(isinstance(row.get(name), (int, float)) for row in rows)]
+    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
 def _read_settings(path):

@@ -117,7 +117,8 @@ class TestPage:
                       "0.4321", "many", "a note", "the ROC", "worst pairs", "loss_s 64.0", "network y1: 7 parameters",
                       "python recognition/train.py --loss arcface", "python eval/verification.py", "MXNet 1.9.1",
                       "ab" * 32 + " lfw.bin", "cd" * 32 + " property", "1 checkpoint saved, the last at step 40",
-                      "50 steps", "Training accuracy", "Learning rate", "Speed", "Verification accuracy", "XNorm",
+                      "50 steps", "Training accuracy", "Learning rate", "Speed", "Verification: accuracy",
+                      "Verification: xnorm",
                       "8 (step 10) to 4 (step 50); lowest 4 (step 50), highest 8 (step 10)",
                       "1 training, 2 evaluations"):
             assert words in page.text, words
@@ -192,6 +193,15 @@ class TestLog:
         assert found.runs == 2 and found.progress["step"].tolist() == [10, 20]
         assert found.progress["loss"].tolist() == [2, 2] and found.verification["lfw"]["accuracy"].tolist() == [0.7]
         assert "The log holds 2 runs; this is the last" in report(tmp_path / "a").text
+
+    def test_all_numbers_of_a_verification_are_drawn(self, tmp_path):
+        events = [dict(verified(step, target, 0.5), eer=step / 100, **more) for step in (10, 20)
+                  for target, more in (("lfw", {"tar@0.001": 0.25}), ("few", {}))]
+        found = read_training(write_log(tmp_path / "a", [progress(10), *events]))
+        assert found.verification["lfw"]["tar@0.001"].tolist() == [0.25, 0.25]
+        assert set(found.verification["lfw"]) - set(found.verification["few"]) == {"tar@0.001"}
+        page = report(tmp_path / "a")
+        assert "Verification: tar@0.001 . lfw: 0.25 (step 10)" in page.text and page.tags.count("svg") == 4 + 4
 
     def test_a_resumed_run_goes_on(self, tmp_path):
         start = [dict(event="start", step=step, time=step, trace={}) for step in (0, 20)]
