@@ -1,4 +1,6 @@
 """Pictures of verification: ROC, histogram of scores, sheets of pairs. Figures only, no pyplot, no global settings."""
+import itertools
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -7,6 +9,7 @@ from common.files import replacing
 from eval.metrics import auc, eer, roc_curve, tar_at_far
 
 GENUINE, IMPOSTOR, MARK = "#0072B2", "#D55E00", "#222222"  # Okabe and Ito's palette: told apart by all eyes
+COLOURS = (GENUINE, IMPOSTOR, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", MARK)
 _DPI = 150
 
 
@@ -104,4 +107,27 @@ def pairs_figure(pairs, captions, title, columns=5):
     for axes, pair, caption in zip(grid.flat, pairs, captions):
         axes.imshow(np.concatenate([image.transpose(1, 2, 0) for image in pair], axis=1))
         axes.set_title(caption, fontsize=8, pad=2)
+    return figure
+
+
+def rates_figure(curves, title, x_label, y_label, marks=(), logarithmic=True):
+    """Rates of several evaluations in one picture, such as the ROCs of variants.
+
+    curves: dict label -> (x, y) or (x, y, dict of a line's style), at most eight that differ in colour. marks: x where
+    a thin line stands. Returns a matplotlib Figure.
+    """
+    figure, axes = _axes(title)
+    for mark in marks:
+        axes.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
+    for color, (label, (x, y, *style)) in zip(itertools.cycle(COLOURS), curves.items()):
+        axes.plot(x, y, label=label, linewidth=1.6, **{"color": color, **dict(*style)})
+    if logarithmic:
+        axes.set_xscale("log")
+    left = min(x[0] for x, *_ in curves.values())
+    axes.set_xlim(left, max(x[-1] for x, *_ in curves.values()))
+    lowest = min(y[0] for _, y, *_ in curves.values())
+    axes.set_ylim(lowest - 0.06 * (1 - lowest) - 1e-3, 1 + 0.02 * (1 - lowest) + 1e-4)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="0.85", fontsize=9)
     return figure
