@@ -129,9 +129,11 @@ def _unit(vectors, name):
 
 
 def rows_of(numbers, templates):
-    """The rows of template numbers (n,) among the rising `templates` (T,); -1 for one that is not there."""
-    places = np.minimum(np.searchsorted(templates, numbers), len(templates) - 1)
-    return np.where(templates[places] == numbers, places, -1)
+    """The rows (n,) int32 of template numbers (n,) among the rising `templates` (T,); -1 for one that is not there."""
+    places = np.searchsorted(templates, numbers).astype(np.int32)
+    places[places == len(templates)] = 0
+    places[templates[places] != numbers] = -1
+    return places
 
 
 def pair_scores(vectors, first, second, chunk=1 << 20):
@@ -212,9 +214,12 @@ def _kept_points(genuine, impostor):
     scores = np.concatenate([genuine, impostor])
     scores.sort()
     scores = scores[np.append(scores[1:] != scores[:-1], True)][::-1]
-    counts = [len(part) - np.searchsorted(part, scores, "left") for part in (impostor, genuine)]
-    bent = np.any([np.diff(part, 2) != 0 for part in counts], axis=0)
-    kept = np.concatenate([[True], bent, [True]])[:len(scores)]
+    counts = [np.int32(len(part)) - np.searchsorted(part, scores, "left").astype(np.int32)
+              for part in (impostor, genuine)]
+    kept = np.ones(len(scores), bool)
+    kept[1:-1] = False
+    for part in counts:
+        kept[1:-1] |= np.diff(part, 2) != 0
     return tuple(np.append(0, part[kept]) / part[-1] for part in counts)
 
 

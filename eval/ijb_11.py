@@ -103,30 +103,43 @@ def pictures(target, title, found, issame):
                                    f"scores of genuine and impostor pairs, {found[0].variant.name}")}
 
 
-def main():
-    args = ijb_command.parse_args(__doc__.splitlines()[0])
-    images = ijb_meta.read_images(args.data_dir, args.target)
-    path = ijb_meta.meta_path(args.data_dir, args.target, "template_pair_label.txt")
-    pairs = ijb_meta.read_pairs(path, np.unique(images.templates))
-    features = ijb_command.embed(args, images)
+def evaluate(args, images, pairs, features):
+    """Verify the pairs with what features there are, print and write what comes out. args: see `ijb_command`."""
     templates, vectors = ijb_command.build(features, images, args.variants)
-    rows = [ijb.rows_of(part, templates) for part in pairs[:2]]
-    there = np.minimum(*rows) >= 0
-    if not there.any():
-        raise UserError(f"{path}: no pair is left of which both templates have images")
-    first, second, issame = (part if there.all() else part[there] for part in (*rows, pairs.issame))
+    first, second, issame = _rows(pairs, templates)
     found = verify_templates(vectors, first, second, issame)
     genuine = int(np.count_nonzero(issame))
     counts = dict(images=len(features.numbers), templates=len(templates), genuine_pairs=genuine,
                   impostor_pairs=len(issame) - genuine)
-    print(f"{args.target} 1:1: " + ", ".join(f"{value} {what.replace('_', ' ')}" for what, value in counts.items()))
-    notes = ijb_command.left_out_line(len(images.names) - len(features.numbers), len(images.names), "images") \
-        + ijb_command.left_out_line(np.count_nonzero(~there), len(there), "pairs")
-    print("\n".join(report_lines(args.target, found, len(issame) - genuine) + notes))
+    notes = ijb_command.left_out_lines(images=(len(features.numbers), len(images.names)),
+                                       pairs=(len(issame), len(pairs.issame)))
+    print("\n".join([ijb_command.counts_line(f"{args.target} 1:1", counts),
+                     *report_lines(args.target, found, len(issame) - genuine), *notes]))
     title = f"{args.target} 1:1, {args.job}"
     figures = {f"tar@{name_of(far)}": float(tar) for far, tar in zip(ijb.FARS, found[0].tar)}
     ijb_command.write(args, "ijb-11", title, figures, report_tables(found),
-                      pictures(args.target, title, found, issame), [images.points, path], counts=counts, notes=notes)
+                      pictures(args.target, title, found, issame), [images.points, _path(args)], counts=counts,
+                      notes=notes)
+
+
+def _rows(pairs, templates):
+    """Rows of both templates, and the label, of the pairs that have both."""
+    rows = [ijb.rows_of(part, templates) for part in pairs[:2]]
+    there = np.minimum(*rows) >= 0
+    if not there.any():
+        raise UserError("no pair is left of which both templates have images")
+    return [part if there.all() else part[there] for part in (*rows, pairs.issame)]
+
+
+def _path(args):
+    return ijb_meta.meta_path(args.data_dir, args.target, "template_pair_label.txt")
+
+
+def main():
+    args = ijb_command.parse_args(__doc__.splitlines()[0])
+    images = ijb_meta.read_images(args.data_dir, args.target)
+    pairs = ijb_meta.read_pairs(_path(args), np.unique(images.templates))
+    evaluate(args, images, pairs, ijb_command.embed(args, images))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 import numpy as np
 
 from common.cli import run
-from common.errors import DataError, UserError
+from common.errors import UserError
 from eval import ijb, ijb_command, ijb_meta
 from eval.ijb_command import name_of
 from eval.results import table
@@ -154,42 +154,55 @@ def pictures(target, title, results):
                 for variant, result in results.items()}
 
     cmc = plots.rates_figure(curves(CMC_RANKS, "cmc"), f"{title}: mean of both galleries", "rank",
-                             "share of mated probes whose mate ranks so or better", logarithmic=False)
+                             "share of probes with a mate that ranks so or better", ijb.RANKS[1:], logarithmic=False)
     open_set = plots.rates_figure(
         curves(_FPIR_GRID, "curve"), f"{title}: mean of both galleries",
-        "FPIR: share of probes without a mate with a candidate (logarithmic)",
-        "TPIR: share of probes with a mate that find it", ijb.FPIRS)
+        "FPIR: share of probes without a mate that get a candidate (logarithmic)",
+        "TPIR: share of probes with a mate that get it", ijb.FPIRS)
     name = f"{target.lower()}_1n"
     return {f"{name}_cmc.png": (cmc, "cumulative match characteristic of the variants"),
             f"{name}_tpir.png": (open_set, "TPIR over FPIR of the variants")}
 
 
-def main():
-    args = ijb_command.parse_args(__doc__.splitlines()[0])
-    images = ijb_meta.read_images(args.data_dir, args.target)
-    paths = ijb_meta.subject_paths(args.data_dir, args.target)
-    known = np.unique(images.templates)
-    subjects = {name: ijb_meta.read_subjects(path, known) for name, path in paths.items()}
-    features = ijb_command.embed(args, images)
+def evaluate(args, images, subjects, features):
+    """Search with what features there are, print and write what comes out.
+
+    args: see `ijb_command`; subjects: dict 'G1', 'G2', 'probes' -> `ijb_meta.Subjects`.
+    """
     templates, vectors = ijb_command.build(features, images, args.variants)
-    rows, notes = {}, ijb_command.left_out_line(len(images.names) - len(features.numbers), len(images.names), "images")
-    for name, part in subjects.items():
-        places = ijb.rows_of(part.templates, templates)
-        rows[name] = places[places >= 0], part.subjects[places >= 0]
-        notes += ijb_command.left_out_line(np.count_nonzero(places < 0), len(places), f"templates of {name}")
-        if not len(rows[name][0]):
-            raise DataError(f"{paths[name]}: no template is left that has images")
-    results = {variant: identify_templates(part, *rows["probes"], {name: rows[name] for name in GALLERIES})
-               for variant, part in vectors.items()}
+    rows = {name: _rows(name, part, templates) for name, part in subjects.items()}
+    galleries = {name: rows[name] for name in GALLERIES}
+    results = {variant: identify_templates(part, *rows["probes"], galleries) for variant, part in vectors.items()}
     counts = dict(images=len(features.numbers), probes=len(rows["probes"][0]),
-                  **{f"templates_in_{name}": len(rows[name][0]) for name in GALLERIES})
-    print(f"{args.target} 1:N: " + ", ".join(f"{value} {what.replace('_', ' ')}" for what, value in counts.items()))
-    print("\n".join(report_lines(args.target, results) + notes))
+                  **{f"templates_in_{name}": len(part[0]) for name, part in galleries.items()})
+    notes = ijb_command.left_out_lines(
+        images=(len(features.numbers), len(images.names)),
+        **{f"templates_of_{name}": (len(rows[name][0]), len(part.templates)) for name, part in subjects.items()})
+    print("\n".join([ijb_command.counts_line(f"{args.target} 1:N", counts), *report_lines(args.target, results),
+                     *notes]))
     first, title = results[args.variants[0]], f"{args.target} 1:N, {args.job}"
     figures = {**{f"rank-{k}": float(rate) for k, rate in zip(ijb.RANKS, first.mean("ranks"))},
                **{f"tpir@{name_of(fpir)}": float(rate) for fpir, rate in zip(ijb.FPIRS, first.mean("tpir"))}}
+    paths = ijb_meta.subject_paths(args.data_dir, args.target).values()
     ijb_command.write(args, "ijb-1n", title, figures, report_tables(results), pictures(args.target, title, results),
-                      [images.points, *paths.values()], counts=counts, notes=notes)
+                      [images.points, *paths], counts=counts, notes=notes)
+
+
+def _rows(name, part, templates):
+    """Rows and subjects of the templates that have images."""
+    rows = ijb.rows_of(part.templates, templates)
+    if (rows < 0).all():
+        raise UserError(f"{name}: no template is left that has images")
+    return rows[rows >= 0], part.subjects[rows >= 0]
+
+
+def main():
+    args = ijb_command.parse_args(__doc__.splitlines()[0])
+    images = ijb_meta.read_images(args.data_dir, args.target)
+    known = np.unique(images.templates)
+    subjects = {name: ijb_meta.read_subjects(path, known)
+                for name, path in ijb_meta.subject_paths(args.data_dir, args.target).items()}
+    evaluate(args, images, subjects, ijb_command.embed(args, images))
 
 
 if __name__ == "__main__":

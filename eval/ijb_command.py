@@ -30,7 +30,7 @@ def parse_args(description, args=None):
     parser.add_argument("--variants", default="all", help="which of N0D0F0 to N1D1F1, with commas between; the first "
                         f"gives the figures of the record. {_options()}")
     parser.add_argument("--batch-size", type=positive, default=64, help="images that a device takes at once")
-    parser.add_argument("--job", default="insightface", help="name of the run in titles")
+    parser.add_argument("--job", default="", help="name of the run in titles; empty: the model's")
     parser.add_argument("--output", default="", help="folder for features, pictures and results.json; empty: ijb/ "
                         "beside the model")
     parser.add_argument("--skip-missing", action="store_true", help="leave out images that are missing or cannot be "
@@ -41,6 +41,7 @@ def parse_args(description, args=None):
     if bool(args.model) == bool(args.model_prefix):
         raise UserError("which model: expected either --model PREFIX,EPOCH or --model-prefix with --model-epoch")
     args.model = args.model or f"{args.model_prefix},{args.model_epoch}"
+    args.job = args.job or "/".join(Path(args.model).parts[-2:])
     args.variants = ijb.parse_variants(args.variants)
     args.output = Path(args.output) if args.output else Path(args.model.rpartition(",")[0]).parent / "ijb"
     return args
@@ -70,9 +71,15 @@ def build(features, images, variants):
                                variants)
 
 
-def left_out_line(count, total, what):
-    """A note on what --skip-missing left out; none for nothing."""
-    return [f"note: {count} of {total} {what} left out for want of images: not comparable"] * bool(count)
+def counts_line(label, counts):
+    """What was evaluated, in one line. counts: name -> number."""
+    return f"{label}: " + ", ".join(f"{value} {what.replace('_', ' ')}" for what, value in counts.items())
+
+
+def left_out_lines(**counts):
+    """Notes on what --skip-missing left out. counts: name -> (how many are left, of how many)."""
+    return [f"note: {total - left} of {total} {what.replace('_', ' ')} left out for want of images: not comparable"
+            for what, (left, total) in counts.items() if left < total]
 
 
 def option_changes(figures, unit):

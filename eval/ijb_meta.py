@@ -23,7 +23,6 @@ from common.files import read_bytes
 from datasets.pairs import bad_line, is_number, read_lines
 
 TARGETS = ("IJBB", "IJBC")
-_BLOCK = 1 << 22
 
 
 class Images(NamedTuple):
@@ -119,47 +118,30 @@ def _floats(fields):
 
 
 def read_pairs(path, templates):
-    """Read the list of pairs, block by block. templates: (T,) rising, the known template numbers. Returns Pairs.
+    """Read the list of pairs. templates: (T,) rising, the known template numbers. Returns Pairs.
 
     Raises DataError, with the line, for a line of another form and for a template that has no image.
     """
-    blocks, line = [], 1
-    try:
-        with open(path, "rb") as file:
-            for block in iter(lambda: file.read(_BLOCK) + file.readline(), b""):
-                blocks.append(_parse_pairs(block, path, line, templates))
-                line += block.count(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if not sum(map(len, blocks)):
+    rows = _load(path)
+    if rows is None or not _known(rows, templates).all():  # read again, to find the line
+        rows = np.array([_parse_pair(path, *found, templates) for found in read_lines(path)], np.int32)
+    if not len(rows):
         raise DataError(f"{path}: no pairs")
-    first, second, issame = (np.concatenate([block[:, column] for block in blocks]) for column in range(3))
-    return Pairs(first, second, issame.astype(bool))
+    first, second, issame = rows.T
+    return Pairs(first.copy(), second.copy(), issame.astype(bool))
 
 
-def _parse_pairs(block, path, line, templates):
-    """The pairs (n, 3) int32 of whole lines, the first of which is number `line`."""
-    rows = _three_columns(block)
-    if rows is None or not _known(rows, templates).all():  # look for the line, or skip blank ones
-        rows = [_parse_pair(content, path, number, templates)
-                for number, content in enumerate(block.decode("utf-8", "backslashreplace").split("\n"), line)
-                if content.strip()]
-        rows = np.array(rows, np.int64).reshape(-1, 3)
-    return rows.astype(np.int32)
-
-
-def _three_columns(block):
-    """Whole numbers (n, 3) of lines that hold three each; None where one does not."""
-    characters = np.frombuffer(block, np.uint8)
-    blank = characters <= 32
-    starts = np.flatnonzero(~blank & np.append(True, blank[:-1]))
-    ends = np.append(np.flatnonzero(characters == 10), [len(block)] * (not block.endswith(b"\n")))
-    if not np.array_equal(np.searchsorted(starts, ends), 3 * np.arange(1, len(ends) + 1)):
+def _load(path):
+    """Whole numbers (P, 3) int32 of lines that hold three each; None where one does not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # NumPy only warns of a number such as 1.0, and of a file without any
+            rows = np.loadtxt(str(path), np.int32, comments=None, ndmin=2)
+        return rows if rows.shape[1] == 3 else None
+    except (ValueError, Warning):
         return None
-    with warnings.catch_warnings():  # NumPy warns of what is no number, and stops there
-        warnings.simplefilter("ignore", DeprecationWarning)
-        numbers = np.fromstring(block, np.int64, sep=" ")
-    return numbers.reshape(-1, 3) if len(numbers) == len(starts) else None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _known(rows, templates):
@@ -170,8 +152,7 @@ def _known(rows, templates):
     return known[np.where(ids < 0, len(known) - 1, np.minimum(ids, len(known) - 1))].all(1) & (rows[:, 2] >> 1 == 0)
 
 
-def _parse_pair(content, path, line, templates):
-    fields = content.split()
+def _parse_pair(path, line, fields, templates):
     if len(fields) != 3 or not all(map(is_number, fields)) or fields[2] not in ("0", "1"):
         raise bad_line(path, line, fields, "'template1 template2 0|1'")
     row = list(map(int, fields))

@@ -3,7 +3,7 @@ import itertools
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from common.files import replacing
 from eval.metrics import auc, eer, roc_curve, tar_at_far
@@ -114,7 +114,7 @@ def rates_figure(curves, title, x_label, y_label, marks=(), logarithmic=True):
     """Rates of several evaluations in one picture, such as the ROCs of variants.
 
     curves: dict label -> (x, y) or (x, y, dict of a line's style), at most eight that differ in colour. marks: x where
-    a thin line stands. Returns a matplotlib Figure.
+    a thin line stands. logarithmic: x; otherwise x are whole numbers. Returns a matplotlib Figure.
     """
     figure, axes = _axes(title)
     for mark in marks:
@@ -123,10 +123,12 @@ def rates_figure(curves, title, x_label, y_label, marks=(), logarithmic=True):
         axes.plot(x, y, label=label, linewidth=1.6, **{"color": color, **dict(*style)})
     if logarithmic:
         axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left = min(x[0] for x, *_ in curves.values())
     axes.set_xlim(left, max(x[-1] for x, *_ in curves.values()))
-    lowest = min(y[0] for _, y, *_ in curves.values())
-    axes.set_ylim(lowest - 0.06 * (1 - lowest) - 1e-3, 1 + 0.02 * (1 - lowest) + 1e-4)
+    span = max(1e-4, 1 - min(y[0] for _, y, *_ in curves.values()))
+    axes.set_ylim(1 - 1.06 * span, 1 + 0.02 * span)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="0.85", fontsize=9)
