@@ -10,6 +10,7 @@ Both ways must give the same figures.
 import heapq
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -126,7 +127,7 @@ def original_pairs(folder):
 def our_search(folder):
     from eval.ijb_1n import identify_templates
 
-    vectors, subjects, gallery = *(np.load(folder / f"{name}.npy") for name in ("vectors", "subjects")), _gallery()
+    vectors, subjects, gallery = _searched(folder)
     half, probes = np.arange(gallery) % 2, np.arange(gallery, len(vectors))
     galleries = {f"G{number + 1}": (np.flatnonzero(half == number), subjects[:gallery][half == number])
                  for number in (0, 1)}
@@ -134,13 +135,13 @@ def our_search(folder):
     return [*merged.ranks, *merged.tpir]
 
 
-def _gallery():
-    return SIZES["IJB-C"]["gallery"]
+def _searched(folder):
+    return np.load(folder / "vectors.npy"), np.load(folder / "subjects.npy"), SIZES["IJB-C"]["gallery"]
 
 
 def original_search(folder):
-    vectors, subjects, gallery = np.load(folder / "vectors.npy").astype(np.float64), np.load(folder / "subjects.npy"), \
-        _gallery()
+    vectors, subjects, gallery = _searched(folder)
+    vectors = vectors.astype(np.float64)
     enrolled, probes, count = subjects[:gallery].tolist(), subjects[gallery:].tolist(), len(vectors) - gallery
     mates = [[place for place, subject in enumerate(enrolled) if subject == probe][0] for probe in probes]
     similarity = np.dot(vectors[gallery:], vectors[:gallery].T)
@@ -158,8 +159,8 @@ def make_data(folder, size):
     """The metadata in the official form, and the features, which stand for the embedded images."""
     make_features(folder, size)
     make_vectors(folder, size)
-    meta, (templates, medias), scores = folder / "IJBC" / "meta", np.load(folder / "images.npy"), \
-        np.load(folder / "scores.npy")
+    (templates, medias), scores = np.load(folder / "images.npy"), np.load(folder / "scores.npy")
+    meta = folder / "IJBC" / "meta"
     meta.mkdir(parents=True)
     points = "38.295 51.696 73.532 51.501 56.025 71.737 41.549 92.366 70.730 92.204"
     with open(meta / "ijbc_face_tid_mid.txt", "w") as ids, open(meta / "ijbc_name_5pts_score.txt", "w") as lines:
@@ -224,7 +225,7 @@ WAYS = {  # task -> what makes its data, what it is, and the ways to do it, of w
 def one(task, way, folder):
     """Measure in this process; prints [seconds, seconds of all its threads, megabytes, figures]."""
     start, before = time.perf_counter(), _processor_seconds()
-    with redirect_stdout(sys.stderr):  # a whole command prints
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # a whole command prints
         figures = WAYS[task][2][way](Path(folder))
     seconds, busy = time.perf_counter() - start, _processor_seconds() - before
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -276,11 +277,10 @@ def main():
     for task in args.tasks.split(","):
         if task not in TASKS:
             raise UserError(f"unknown task {task!r}; known are: {', '.join(TASKS)}")
-        found = {row["task"]: [] for row in read_table("ijb")}
-        for row in read_table("ijb"):
-            found[row["task"]].append(row)
-        found[WAYS[task][1]] = [row for name in TASKS[task] for row in measure(task, name)]
-        print(write_table("ijb", [row for what in (part[1] for part in WAYS.values()) for row in found.get(what, [])]))
+        new = [row for name in TASKS[task] for row in measure(task, name)]
+        rows = [row for row in read_table("ijb") if row["task"] != WAYS[task][1]] + new
+        order = [what for _, what, _ in WAYS.values()]
+        print(write_table("ijb", sorted(rows, key=lambda row: order.index(row["task"]))))
 
 
 if __name__ == "__main__":

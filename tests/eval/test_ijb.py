@@ -124,6 +124,19 @@ def test_nearest_point_is_the_originals(genuine, impostor, fars):
     np.testing.assert_array_equal(found[1], far[places])
 
 
+@pytest.mark.parametrize("far, count", [(0.29, 100), (np.nextafter(1 / 3, 0), 3), (1 / 3, 3)])
+def test_rates_that_rounding_would_miss(far, count):
+    """0.29 * 100 is less than 29, and yet 29 / 100 is no more than 0.29; and the other way round."""
+    impostor, genuine = np.arange(float(count)), np.arange(count) + 0.5
+    expected = max(accepted for accepted in range(count) if accepted / count <= far)
+    assert ijb.tar_at_far(genuine, impostor, [far])[1] == [impostor[count - 1 - expected] + 0.5]
+
+
+def test_of_two_points_equally_near_the_laxer_counts():
+    impostor, genuine = np.array([0, 1, 2, 3.0]), np.array([0.5, 1.5, 2.5])
+    assert [part[0] for part in ijb.nearest_tar(genuine, impostor, [0.375])] == [pytest.approx(2 / 3), 0.5]
+
+
 def test_the_nearest_point_flatters():
     """With too few impostors it takes a point beyond the FAR asked for; the exact one does not."""
     genuine, impostor = np.array([0.2, 0.4, 0.9]), np.array([-0.1, 0, 0.1, 0.5])
@@ -242,3 +255,13 @@ def test_a_gallery_with_a_mate_for_all():
 def test_pairs_of_one_kind():
     with pytest.raises(UserError, match="3 genuine and 0 impostor pairs"):
         ijb_11.verify_templates({}, [0, 1, 2], [1, 2, 0], np.ones(3, bool))
+
+
+def test_a_picture_of_rates():
+    from eval.plots import rates_figure
+
+    curves = {"a": ([1e-3, 1], [0.5, 1]), "b": ([1e-3, 1], [0.7, 1], dict(linestyle="--"))}
+    (axes,) = rates_figure(curves, "title", "x", "y", (0.1,)).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"] and axes.get_xscale() == "log"
+    assert axes.get_lines()[-1].get_linestyle() == "--" and axes.get_ylim()[0] < 0.5 < 1 < axes.get_ylim()[1]
+    assert rates_figure(curves, "title", "x", "y", logarithmic=False).axes[0].get_xscale() == "linear"
