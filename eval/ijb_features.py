@@ -50,11 +50,10 @@ def embed_faces(embed, images, folder, output, name, model_hash, skip_missing=Fa
     from eval.results import hash_file
 
     path = Path(output, f"{name}_features.npy")
-    missing = _missing(images.names, folder, skip_missing)
     state = dict(model=model_hash, images=hash_file(images.points), count=len(images.names), dimensions=embed.emb_size)
     done, left_out = _find_done(path, state, skip_missing)
     if done < len(images.names):
-        faces = _Faces(images, folder, embed.image_shape, missing, skip_missing)
+        faces = _Faces(images, folder, embed.image_shape, _missing(images.names, folder, skip_missing), skip_missing)
         left_out = _fill(path, state, done, left_out, embed, faces, batch_size, progress)
     return FeatureFile(path, np.delete(np.arange(len(images.names)), left_out))
 

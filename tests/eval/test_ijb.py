@@ -124,7 +124,7 @@ def test_nearest_point_is_the_originals(genuine, impostor, fars):
     np.testing.assert_array_equal(found[1], far[places])
 
 
-@pytest.mark.parametrize("far, count", [(0.29, 100), (np.nextafter(1 / 3, 0), 3), (1 / 3, 3)])
+@pytest.mark.parametrize("far, count", [(0.29, 100), (np.nextafter(5 / 6, 0), 6), (5 / 6, 6)])
 def test_rates_that_rounding_would_miss(far, count):
     """0.29 * 100 is less than 29, and yet 29 / 100 is no more than 0.29; and the other way round."""
     impostor, genuine = np.arange(float(count)), np.arange(count) + 0.5
