@@ -345,7 +345,7 @@ def test_an_error_is_one_line(tmp_path):
 
 
 def test_real_faces_verify_well(face_data, tmp_path, monkeypatch):
-    """The public checkpoint on templates of people of whom no image is known to be in its training set."""
+    """The public checkpoint on templates made of photographs of LFW."""
     people = sorted((face_data / "lfw" / "images").iterdir())
     people = [sorted(person.iterdir()) for person in people if len(list(person.iterdir())) >= 4][:8]
     encoded = [path.read_bytes() for person in people for path in person[:4]]
