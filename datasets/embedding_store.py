@@ -129,7 +129,7 @@ def _fill(folder, state, done, embed, training_set, batch_size, progress):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            files = [stack.enter_context(_open_column(folder / f"{name}.npy", *column, done))
+            files = [stack.enter_context(open_rows(folder / f"{name}.npy", *column, done))
                      for name, *column in zip(_COLUMNS, dtypes, shapes)]
             stack.callback(lambda: _save(folder, state, files, done))
             due = time.monotonic() + _SAVE_SECONDS
@@ -145,7 +145,7 @@ def _fill(folder, state, done, embed, training_set, batch_size, progress):
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
-def _open_column(path, dtype, shape, done):
+def open_rows(path, dtype, shape, done):
     """Open a .npy file of the final shape to append behind its first `done` rows."""
     if not done:
         with open(path, "wb") as file:

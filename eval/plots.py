@@ -1,6 +1,7 @@
 """Pictures of verification: ROC, histogram of scores, sheets of pairs; curves over the steps of a training. Figures
 only, no pyplot, no global settings."""
 import io
+import itertools
 import re
 
 import matplotlib
@@ -12,7 +13,7 @@ from common.files import replacing
 from eval.metrics import auc, eer, roc_curve, tar_at_far
 
 GENUINE, IMPOSTOR, MARK = "#0072B2", "#D55E00", "#222222"  # Okabe and Ito's palette: told apart by all eyes
-CURVES = (GENUINE, IMPOSTOR, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", MARK)  # the same palette
+CURVES = (GENUINE, IMPOSTOR, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", MARK)  # the same palette
 _DPI = 150
 
 
@@ -203,3 +204,28 @@ def thin(values, most=1000):
     extremes = [piece[choose(np.where(np.isnan(values[piece]), empty, values[piece]))] for piece in pieces
                 for choose, empty in ((np.argmin, np.inf), (np.argmax, -np.inf))]
     return np.unique([0, *extremes, len(values) - 1])
+
+
+def rates_figure(curves, title, x_label, y_label, marks=(), logarithmic=True):
+    """Rates of several evaluations in one picture, such as the ROCs of variants.
+
+    curves: dict label -> (x, y) or (x, y, dict of a line's style), at most eight that differ in colour. marks: x where
+    a thin line stands. logarithmic: x; otherwise x are whole numbers. Returns a matplotlib Figure.
+    """
+    figure, axes = _axes(title)
+    for mark in marks:
+        axes.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
+    for color, (label, (x, y, *style)) in zip(itertools.cycle(CURVES), curves.items()):
+        axes.plot(x, y, label=label, linewidth=1.6, **{"color": color, **dict(*style)})
+    if logarithmic:
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left = min(x[0] for x, *_ in curves.values())
+    axes.set_xlim(left, max(x[-1] for x, *_ in curves.values()))
+    span = max(1e-4, 1 - min(y[0] for _, y, *_ in curves.values()))
+    axes.set_ylim(1 - 1.06 * span, 1 + 0.02 * span)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="0.85", fontsize=9)
+    return figure
