@@ -128,9 +128,9 @@ def write(args, protocol, title, figures, tables, figures_drawn, files, **more):
 
 def line_style(variant):
     """How a variant's line is drawn: colour by N and D, dashed without the mirrored image."""
-    from eval.plots import COLOURS
+    from eval.plots import CURVES
 
-    return dict(color=COLOURS[2 * (not variant.norm) + (not variant.detector)],
+    return dict(color=CURVES[2 * (not variant.norm) + (not variant.detector)],
                 linestyle="-" if variant.flip else "--")
 
 
