@@ -269,7 +269,7 @@ class _Tally:
     """What a Selection has come to so far."""
 
     def __init__(self, probes, identities, selection, max_rank, fars, order):
-        kept, self.is_distractor = selection or (np.ones(len(probes), bool), np.ones(order.max() + 1, bool))
+        kept, self.is_distractor = selection or (np.ones(len(probes), bool), np.ones(order.max(initial=0) + 1, bool))
         self.mates = _mates(probes, identities, kept)
         self.real = np.isfinite(self.mates)
         self.is_probe, self.pairs = self.real.any(axis=1), int(self.real.sum())

@@ -77,10 +77,10 @@ def _remark(kind, found, noises, unreadable):
 
 
 def numbers(kind):
-    """An argparse type: numbers with commas between, '' for None. kind: an argparse type of one."""
+    """An argparse type: numbers with commas between. kind: that of one."""
     def parse(text):
         try:
-            return [kind(part) for part in text.split(",")] if text else None
+            return [kind(part) for part in text.split(",")]
         except ValueError as error:
             raise ArgumentTypeError(f"{text!r}: expected numbers with commas between") from error
     return parse
@@ -100,8 +100,8 @@ def parse_args(args=None):
     parser.add_argument("--pack", default="", help="folder in which the features are packed into one .npy a list, "
                         "once, and found again: a million small files are slow to read; empty: read the files")
     parser.add_argument("--skip-missing", action="store_true", help="leave images out that have no feature file")
-    parser.add_argument("--sizes", type=numbers(positive), default="", help="numbers of distractors with commas "
-                        "between; empty: 10,100,... up to a million, or all where there are fewer")
+    parser.add_argument("--sizes", type=numbers(positive), help="numbers of distractors with commas between; "
+                        "default: 10,100,... up to a million, or all where there are fewer")
     parser.add_argument("--ranks", type=numbers(positive), default="1,5,10,100,1000", help="ranks to tell; the "
                         "largest is the end of the CMC")
     parser.add_argument("--far", type=numbers(float), default=",".join(f"{far:g}" for far in FARS), help="FARs to tell "
