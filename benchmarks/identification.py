@@ -9,7 +9,6 @@ and after it; and the peak of the memory that is the process's own. The second r
 prints, on the actors and distractors of FACE_DATA/identification with the model FACE_DATA/models/y1, and writes
 results/identification_faces.csv.
 """
-import json
 import sys
 import tempfile
 import threading
@@ -21,13 +20,17 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 import numpy as np
 
+from benchmarks.commands import faces_folder
+from benchmarks.real_faces import command
 from common.cli import ArgumentParser, run
+from common.files import write_text
 from common.flags import positive
-from eval.identification import identify
+from eval.identification import Selection, identify_each
+from eval.results import read_results
 
 PROBES, IDENTITIES, DIMENSIONS = 3530, 80, 512  # of FaceScrub in the challenge
 WRONG = 0.01  # share of probes under a wrong name: such a mate has half of the distractors above it
-BLOCK = 2376  # what identify takes with so many probes
+BLOCK = 2304  # what identify takes with so many probes
 
 
 def unit(vectors):
@@ -87,23 +90,57 @@ def product(probes, distractors):
 def measure(count, seed):
     """The rows of results/identification.csv."""
     rng = np.random.default_rng(seed)
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_distractors(Path(folder, "distractors.npy"), rng, count)
         distractors = np.load(Path(folder, "distractors.npy"), mmap_mode="r")
-        models = {"a good model": draw_probes(rng, 0.9), "a useless model": draw_probes(rng, 1e6)}
-        bare = [product(models["a good model"][0], distractors)]
-        for name, (probes, identities) in models.items():
-            with Peak() as peak:
-                started = time.perf_counter()
-                found = identify(probes, identities, distractors, seed=seed)
-                seconds = time.perf_counter() - started
-            rows.append(dict(what=f"identify, {name}", seconds=seconds, peak_mb=f"{peak.megabytes:.0f}",
-                             rank1=f"{found.rate(count):.4f}", tar_at_far_1e_6=f"{found.tar_at_far[0].tar:.4f}"))
-        bare.append(product(probes, distractors))
-    rows.insert(0, dict(what="bare product", seconds=sum(bare) / 2, peak_mb="", rank1="", tar_at_far_1e_6=""))
-    return [dict(row, probes=PROBES, distractors=count, seconds=f"{row['seconds']:.1f}",
-                 speed_over_bare=f"{rows[0]['seconds'] / row['seconds']:.2f}") for row in rows]
+        good, useless = draw_probes(rng, 0.9), draw_probes(rng, 1e6)
+        refined = Selection(rng.random(PROBES) > 0.01, rng.random(count) > 0.001)
+        runs = {"identify, a good model": (good, [None]), "the same, raw and refined": (good, [None, refined]),
+                "identify, a useless model": (useless, [None])}
+        bare, found = [product(good[0], distractors)], []
+        for (probes, identities), selections in runs.values():
+            found.append(timed(selections, probes, identities, distractors, seed=seed))
+            bare.append(product(probes, distractors))
+    rows = [_row("bare product, mean of all", count, sum(bare) / len(bare), sum(bare) / len(bare))]
+    return rows + [_row(what, count, seconds, (before + after) / 2, peak=peak, rank1=result.rate(count))
+                   for what, (seconds, peak, result), before, after in zip(runs, found, bare, bare[1:])]
+
+
+def timed(*arguments, **settings):
+    """Seconds, peak memory in MB and the first Result of a call of `identify_each`."""
+    with Peak() as peak:
+        started = time.perf_counter()
+        results = identify_each(*arguments, **settings)
+        return time.perf_counter() - started, peak.megabytes, results[0]
+
+
+def _row(what, count, seconds, bare, peak=None, rank1=None):
+    return dict(what=what, probes=PROBES, distractors=count, dimensions=DIMENSIONS, seconds=f"{seconds:.1f}",
+                speed_over_bare=f"{bare / seconds:.2f}", peak_mb="" if peak is None else f"{peak:.0f}", rank1="" if rank1 is None else f"{rank1:.4f}")
+
+
+def measure_faces():
+    """The rows of results/identification_faces.csv."""
+    faces = faces_folder("identification and models")
+    images, rows = faces / "identification", []
+    with tempfile.TemporaryDirectory() as folder:
+        lists = {"facescrub": (images / "facescrub", sorted((images / "facescrub").glob("*/*.jpg"))),
+                 "megaface": (images, sorted((images / "distractors").glob("*/*.jpg")))}
+        flags = []
+        for kind, (root, paths) in lists.items():
+            write_text(f"{folder}/{kind}_lst", "".join(f"{path.relative_to(root)}\n" for path in paths))
+            flags += [f"--{kind}-lst", f"{folder}/{kind}_lst"]
+        command("eval/gen_megaface.py", "--model", f"{faces}/models/y1/model,0", *flags, "--facescrub-root",
+                images / "facescrub", "--megaface-root", images, "--output", f"{folder}/out", "--batch-size", 64)
+        command("eval/megaface.py", *flags, "--facescrub-noises", images / "facescrub_noises.txt", "--megaface-noises",
+                "", "--feature-dir", f"{folder}/out", "--output", f"{folder}/scores")
+        entry = read_results(f"{folder}/scores/results.json")[0]
+    for name in ("raw", "refined"):
+        before = "" if name == "raw" else "refined_"
+        names = [figure for figure in entry["figures"] if not figure.startswith("refined_")]
+        rows.append(dict(model="y1 arcface, public checkpoint", lists=name,
+                         **{figure: f"{entry['figures'][before + figure]:.5f}" for figure in names}))
+    return rows
 
 
 def parse_args():
@@ -116,8 +153,12 @@ def parse_args():
 
 def main():
     args = parse_args()
-    rows = measure(args.distractors, args.seed)
-    print(json.dumps(rows, indent=1))
+    from benchmarks.measure import write_table
+    from common.machine import machine
+
+    name = "identification" if args.data == "drawn" else "identification_faces"
+    rows = measure(args.distractors, args.seed) if args.data == "drawn" else measure_faces()
+    print(write_table(name, [dict(row, machine=machine()) for row in rows]))
 
 
 if __name__ == "__main__":

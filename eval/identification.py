@@ -24,6 +24,7 @@ FARS = (1e-6, 1e-5, 1e-4)
 MAX_RANK = 1000
 LARGEST = 10 ** 6  # distractors of the challenge
 _CELLS = 1 << 23  # of a product at most: 32 MB, of which two are held
+_TILE = 256  # bounds looked at together
 _EXACT = 256  # pairs computed at once in float64
 _MOST_IMPOSTORS = 1 << 25  # distances kept for the verification: 256 MB
 _ROC_POINTS = 400
@@ -206,7 +207,9 @@ def _steps(sizes, probes):
 
     Parts grow with what is behind them: at first everything matters, and later little does.
     """
-    steps, done, most = [], 0, max(64, min(_CELLS // probes, 4096))
+    most = max(64, min(_CELLS // probes, 4096))
+    most -= most % _TILE if most > _TILE else 0
+    steps, done = [], 0
     for size in sizes:
         while done < size:
             steps.append((done, min(size, done + min(most, max(64, done // 4)))))
@@ -258,11 +261,14 @@ class _Bounds:
 
 
 def _within(bounds, limits):
-    """Rows and columns of the bounds (P, N) that are not above the limit (P,) of their row."""
-    limits = np.nextafter(limits.astype(np.float32), np.float32(np.inf))
-    rows = np.flatnonzero(bounds.min(axis=1) <= limits)  # few rows, most of the time
-    places, columns = np.divmod(np.flatnonzero(bounds[rows] <= limits[rows, np.newaxis]), bounds.shape[1])
-    return rows[places], columns
+    """Rows and columns of the bounds (P, N), contiguous, that are not above the limit (P,) of their row."""
+    columns = bounds.shape[1]
+    width = columns if columns % _TILE else _TILE
+    tiles = bounds.reshape(-1, width)
+    limits = np.repeat(np.nextafter(limits.astype(np.float32), np.float32(np.inf)), columns // width)
+    some = np.flatnonzero(tiles.min(axis=1) <= limits)  # few of the tiles, most of the time
+    places, offsets = np.divmod(np.flatnonzero(tiles[some] <= limits[some, np.newaxis]), width)
+    return np.divmod(some[places] * width + offsets, columns)
 
 
 class _Tally:
@@ -296,8 +302,8 @@ class _Tally:
 
     def unsure(self, rows, lower, upper):
         """Whether the bounds of a pair's distance leave open what it comes to here."""
-        return ((_places(self.mates, rows, lower) != _places(self.mates, rows, upper))
-                | (self.is_probe[rows] & (lower <= self.nearest.limit)))
+        farther = self.mates[rows, _places(self.mates, rows, lower)]
+        return (farther <= upper) | (self.is_probe[rows] & (lower <= self.nearest.limit))
 
     def add(self, rows, numbers, distances):
         """Count pairs of a probe and a distractor: all within `limits`, with the distance or, if sure, a bound."""

@@ -110,6 +110,17 @@ def test_bounds_hold_where_features_are_long():
     check(identify(probes, names, distractors, fars=(1e-3,)), probes, names, distractors, (1e-3,))
 
 
+@pytest.mark.parametrize("cells, tile", [(1, 16), (40 * 200, 16), (40 * 100, 100)])
+def test_the_cut_into_blocks_and_tiles_changes_nothing(monkeypatch, cells, tile):
+    probes, names, distractors = make(distractors=1500)
+    whole = identify(probes, names, distractors, max_rank=5)
+    monkeypatch.setattr(identification, "_CELLS", cells)
+    monkeypatch.setattr(identification, "_TILE", tile)
+    cut = identify(probes, names, distractors, max_rank=5)
+    np.testing.assert_array_equal(cut.cmc, whole.cmc)
+    assert cut.tar_at_far == whole.tar_at_far
+
+
 def test_mates_beyond_the_last_rank_do_not_disturb_the_others():
     probes, names, distractors = make(noise=100, distractors=2000)  # a useless model: ranks everywhere
     whole = identify(probes, names, distractors, max_rank=2001)
