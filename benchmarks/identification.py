@@ -1,12 +1,14 @@
 """Identification among a million distractors: speed against the bare matrix product, and figures on real faces.
 
     python benchmarks/identification.py
+    python benchmarks/identification.py --data index --distractors 100000
     FACE_DATA=../shared/data python benchmarks/identification.py --data faces
 
 The first draws features (3,530 probes of 80 identities, 512 dimensions) and writes results/identification.csv: the
 time of `eval.megaface.identify`, and of `probes @ block.T` alone over the same file in blocks of the same size, before
-and after it; and the peak of the memory that is the process's own. The second runs the project's commands, which it
-prints, on the actors and distractors of FACE_DATA/identification with the model FACE_DATA/models/y1, and writes
+and after it; and the peak of the memory that is the process's own. The second holds indexes of faiss against exact
+search on such features: results/identification_index.csv. The third runs the project's commands, which it prints, on
+the actors and distractors of FACE_DATA/identification, with the model FACE_DATA/models/y1:
 results/identification_faces.csv.
 """
 import sys
@@ -25,11 +27,13 @@ from benchmarks.real_faces import command
 from common.cli import ArgumentParser, run
 from common.files import write_text
 from common.flags import positive
-from eval.identification import Selection, identify_each
+from eval.identification import MAX_RANK, Selection, identify_each
 from eval.results import read_results
+from eval.search_index import Search
 
 PROBES, IDENTITIES, DIMENSIONS = 3530, 80, 512  # of FaceScrub in the challenge
 WRONG = 0.01  # share of probes under a wrong name: such a mate has half of the distractors above it
+INDEXES = ("IVF256,Flat;nprobe=4", "IVF256,Flat;nprobe=16", "IVF256,Flat;nprobe=64")
 BLOCK = 2304  # what identify takes with so many probes
 
 
@@ -116,7 +120,24 @@ def timed(*arguments, **settings):
 
 def _row(what, count, seconds, bare, peak=None, rank1=None):
     return dict(what=what, probes=PROBES, distractors=count, dimensions=DIMENSIONS, seconds=f"{seconds:.1f}",
-                speed_over_bare=f"{bare / seconds:.2f}", peak_mb="" if peak is None else f"{peak:.0f}", rank1="" if rank1 is None else f"{rank1:.4f}")
+                speed_over_bare=f"{bare / seconds:.2f}", peak_mb="" if peak is None else f"{peak:.0f}",
+                rank1="" if rank1 is None else f"{rank1:.4f}")
+
+
+def measure_index(count, seed):
+    """The rows of results/identification_index.csv."""
+    rng = np.random.default_rng(seed)
+    distractors = draw(rng, count)
+    probes, identities = draw_probes(rng, 0.9)
+    rows = []
+    for index in ("", *INDEXES):
+        search = Search(index, MAX_RANK, seed) if index else None
+        seconds, peak, result = timed([None], probes, identities, distractors, seed=seed, search=search)
+        recall = search.recall if search else {1: 1, 10: 1, MAX_RANK: 1}
+        rows.append(dict(search=index or "exact", distractors=count, seconds=f"{seconds:.1f}",
+                         **{f"recall_of_nearest_{depth}": f"{rate:.4f}" for depth, rate in recall.items()},
+                         rank1=f"{result.rate(count):.4f}"))
+    return rows
 
 
 def measure_faces():
@@ -145,7 +166,7 @@ def measure_faces():
 
 def parse_args():
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=("drawn", "faces"), default="drawn", help="what to measure on")
+    parser.add_argument("--data", choices=("drawn", "index", "faces"), default="drawn", help="what to measure on")
     parser.add_argument("--distractors", type=positive, default=10 ** 6, help="how many to draw")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     return parser.parse_args()
@@ -156,8 +177,11 @@ def main():
     from benchmarks.measure import write_table
     from common.machine import machine
 
-    name = "identification" if args.data == "drawn" else "identification_faces"
-    rows = measure(args.distractors, args.seed) if args.data == "drawn" else measure_faces()
+    if args.data == "faces":
+        rows = measure_faces()
+    else:
+        rows = (measure_index if args.data == "index" else measure)(args.distractors, args.seed)
+    name = "identification" + f"_{args.data}" * (args.data != "drawn")
     print(write_table(name, [dict(row, machine=machine()) for row in rows]))
 
 

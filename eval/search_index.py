@@ -55,16 +55,21 @@ class Search:
 
     def _measure(self, probes, distractors, numbers, places):
         sample = self.rng.permutation(len(probes))[:_SAMPLE]
-        exact = np.argsort(self._distances(probes[sample], distractors, numbers), axis=1, kind="stable")
+        exact = self._nearest(probes[sample].astype(np.float64), distractors, numbers, places.shape[1])
         self.recall = {}
         for depth in sorted({1, min(10, places.shape[1]), places.shape[1]}):
             hits = [len(np.intersect1d(right[:depth], found)) / depth for right, found in zip(exact, places[sample])]
             self.recall[depth] = float(np.mean(hits))
 
-    def _distances(self, probes, distractors, numbers):
-        """Squared distances (P, N) of a few probes but for their own squares, which do not change an order."""
-        columns = []
+    def _nearest(self, probes, distractors, numbers, depth):
+        """The places (P, depth) among `numbers` of the nearest distractors, nearest first; exact, for a few probes."""
+        places, distances = np.empty((len(probes), 0), np.int64), np.empty((len(probes), 0))
         for start in range(0, len(numbers), _AT_ONCE):
             block = distractors[numbers[start:start + _AT_ONCE]].astype(np.float64)
-            columns.append(np.square(block).sum(axis=1) - 2 * probes.astype(np.float64) @ block.T)
-        return np.concatenate(columns, axis=1)
+            fresh = np.square(block).sum(axis=1) - 2 * probes @ block.T  # without |p|^2, which changes no order
+            distances = np.concatenate([distances, fresh], axis=1)
+            fresh = np.broadcast_to(np.arange(start, start + len(block)), fresh.shape)
+            places = np.concatenate([places, fresh], axis=1)
+            order = np.argsort(distances, axis=1, kind="stable")[:, :depth]
+            places, distances = (np.take_along_axis(part, order, axis=1) for part in (places, distances))
+        return places

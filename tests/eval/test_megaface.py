@@ -231,23 +231,27 @@ def test_the_report(tmp_path, sets):
     assert len(rows) == 2 and "megaface,60 distractors,rank1@60=" in rows[1]
 
 
-def run(command, folder, *flags):
-    return subprocess.run([sys.executable, str(ROOT / "eval" / command), *flags], cwd=str(folder), text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+FLAGS = ["--facescrub-lst", "facescrub_lst", "--megaface-lst", "megaface_lst", "--algo", "x", "--facescrub-noises",
+         "facescrub_noises", "--megaface-noises", "megaface_noises"]
 
 
-def test_the_commands(tmp_path, sets):
-    flags = ["--facescrub-lst", "facescrub_lst", "--megaface-lst", "megaface_lst", "--algo", "x", "--facescrub-noises",
-             "facescrub_noises", "--megaface-noises", "megaface_noises"]
-    done = run("megaface.py", tmp_path, *flags, "--feature-dir", "out", "--pack", "out", "--far", "0.01", "--ranks",
-               "1,20", "--record", "all.csv")
-    assert done.returncode == 0, done.stderr
-    assert "raw   refined\n" in done.stdout and "rank-20 at 60 distractors" in done.stdout
-    assert "packing megaface" in done.stderr and "distractor/s" in done.stderr
+def test_the_scoring_command(tmp_path, sets, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["megaface.py", *FLAGS, "--feature-dir", "out", "--pack", "out", "--far", "0.01",
+                                      "--ranks", "1,20", "--record", "all.csv"])
+    megaface.main()
+    told = capsys.readouterr()
+    assert "raw   refined\n" in told.out and "rank-20 at 60 distractors" in told.out
+    assert "packing megaface" in told.err and "distractor/s" in told.err
     assert json.loads((tmp_path / "out/scores_x/results.json").read_text())[0]["figures"]["refined_tar@0.01"] > 0
     assert len((tmp_path / "all.csv").read_text().splitlines()) == 2
+
+
+def test_the_noise_removing_command(tmp_path, sets):
     (tmp_path / "out" / "x_models.txt").write_text("ab  m,1\n")
-    done = run("remove_noises.py", tmp_path, *flags, "--feature-dir-input", "out", "--feature-dir-out", "clean")
+    command = [sys.executable, str(ROOT / "eval" / "remove_noises.py"), *FLAGS]
+    done = subprocess.run([*command, "--feature-dir-input", "out", "--feature-dir-out", "clean"], cwd=str(tmp_path),
+                          text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ("facescrub: 20 features written, 2 of them noisy (3 listed), missing: 0\n"
                            "megaface: 60 features written, 2 of them noisy (2 listed), missing: 0\n")
