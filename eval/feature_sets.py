@@ -33,14 +33,14 @@ class FeatureSet(NamedTuple):
 
 
 class FeatureFiles:
-    """Feature files as an array (N, D) float32 of which what is indexed is read, by threads.
+    """The feature files of entries as an array (N, D) float32 of which what is indexed is read, by threads.
 
     Raises DataError, naming the file, for one that is damaged or of other dimensions than the first.
     """
 
-    def __init__(self, paths):
-        self.paths = paths
-        self.shape = (len(paths), len(read_feature(paths[0])))
+    def __init__(self, kind, entries, folder, algo):
+        self.path = lambda number: feature_path(folder, kind, entries[number], algo)  # a million would fill the memory
+        self.shape = (len(entries), len(read_feature(self.path(0))))
 
     def __len__(self):
         return self.shape[0]
@@ -54,10 +54,10 @@ class FeatureFiles:
         return features
 
     def _read(self, number):
-        feature = read_feature(self.paths[number])
+        feature = read_feature(self.path(number))
         if len(feature) != self.shape[1]:
-            raise DataError(f"{self.paths[number]}: {len(feature)} dimensions: expected {self.shape[1]}, as in "
-                            f"{self.paths[0]}")
+            raise DataError(f"{self.path(number)}: {len(feature)} dimensions: expected {self.shape[1]}, as in "
+                            f"{self.path(0)}")
         return feature
 
 
@@ -73,16 +73,20 @@ def open_features(kind, list_path, folder, algo="insightface", pack="", skip_mis
     if pack:
         return _packed(kind, entries, folder, algo, Path(pack), skip_missing, progress)
     found, missing = _look(kind, entries, folder, algo, skip_missing)
-    return FeatureSet(found, FeatureFiles([feature_path(folder, kind, entry, algo) for entry in found]), missing)
+    return FeatureSet(found, FeatureFiles(kind, found, folder, algo), missing)
 
 
 def _look(kind, entries, folder, algo, skip_missing):
     """The entries whose feature file is there, and those whose is not."""
+    found, missing = [], []
     with ThreadPoolExecutor(_THREADS) as threads:
-        there = list(threads.map(lambda entry: feature_path(folder, kind, entry, algo).is_file(), entries))
-    missing = [entry for entry, is_there in zip(entries, there) if not is_there]
+        for start in range(0, len(entries), _AT_ONCE):
+            part = entries[start:start + _AT_ONCE]
+            for entry, there in zip(part, threads.map(lambda entry: feature_path(folder, kind, entry, algo).is_file(),
+                                                      part)):
+                (found if there else missing).append(entry)
     _check_missing(kind, entries, missing, folder, algo, skip_missing)
-    return [entry for entry, is_there in zip(entries, there) if is_there], missing
+    return found, missing
 
 
 def _check_missing(kind, entries, missing, folder, algo, skip_missing):
@@ -99,8 +103,7 @@ def _packed(kind, entries, folder, algo, pack, skip_missing, progress):
                    models=models_of(folder, algo))
     if not (path.exists() and notes.exists()):
         found, missing = _look(kind, entries, folder, algo, skip_missing)
-        files = FeatureFiles([feature_path(folder, kind, entry, algo) for entry in found])
-        _write_pack(path, files, kind, progress)
+        _write_pack(path, FeatureFiles(kind, found, folder, algo), kind, progress)
         write_text(notes, json.dumps(dict(made_of, missing=missing), indent=1) + "\n")
     known = json.loads(read_bytes(notes).decode())
     if any(known.get(name) != value for name, value in made_of.items()):
@@ -146,23 +149,23 @@ def read_noises(path, kind, entries):
     too. It may have columns with tabs between: the image is in one of them. Lines that begin with # are comments. '' as
     path names nothing. Returns Noises. Raises UserError, naming the line, for a name that several entries have.
     """
-    lines = _lines(path) if path else []
-    places = {}
+    listed = _listed(path) if path else {}
+    depths = {DEPTHS[kind], 1 if kind == "facescrub" else DEPTHS[kind]}
+    noisy, first = np.zeros(len(entries), bool), {}
     for number, entry in enumerate(entries):
-        parts = PurePosixPath(entry).parts
-        for depth in {DEPTHS[kind], 1 if kind == "facescrub" else DEPTHS[kind]}:
-            places.setdefault("/".join(parts[-depth:]), []).append(number)
-    noisy, listed = np.zeros(len(entries), bool), 0
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.startswith("#"):
-            listed += 1
-            for name in line.split("\t"):
-                found = places.get(name.strip(), [])
-                if len(found) > 1:
-                    raise UserError(f"{path} line {number}: {name.strip()!r} names {len(found)} images, such as "
-                                    f"{entries[found[0]]} and {entries[found[1]]}; expected folder/image")
-                noisy[found] = True
-    return Noises(noisy, listed)
+        parts = entry.split("/")
+        for name in {"/".join(parts[-depth:]) for depth in depths}.intersection(listed):
+            if name in first:
+                raise UserError(f"{path} line {listed[name]}: {name!r} names several images, such as "
+                                f"{entries[first[name]]} and {entry}; expected folder/image")
+            first[name], noisy[number] = number, True
+    return Noises(noisy, len(set(listed.values())))
+
+
+def _listed(path):
+    """What the columns of a noise list's lines say: name -> line."""
+    return {name.strip(): number for number, line in enumerate(_lines(path), 1)
+            if line.strip() and not line.startswith("#") for name in line.split("\t")}
 
 
 def _lines(path):

@@ -140,7 +140,7 @@ def test_noise_lists(tmp_path):
     assert found.listed == 4 and found.noisy.tolist() == [True, False, True, True]
     assert feature_sets.read_noises("", "megaface", ["a/b/c"]) == (np.array([False]), 0)
     path.write_text("\na.jpg\n")
-    with pytest.raises(UserError, match="noises line 2: 'a.jpg' names 2 images, such as p/a.jpg and q/a.jpg"):
+    with pytest.raises(UserError, match="noises line 2: 'a.jpg' names several images, such as p/a.jpg and q/a.jpg"):
         feature_sets.read_noises(path, "facescrub", ["p/a.jpg", "q/a.jpg"])
     assert not feature_sets.read_noises(path, "megaface", ["a/p/a.jpg", "a/q/a.jpg"]).noisy.any()
     path.write_bytes(b"\xff\xfe\n")
