@@ -32,6 +32,7 @@ setup(
         "cpu": ["mxnet==1.9.1"],
         **{cuda: [f"mxnet-{cuda}==1.9.1"] for cuda in CUDA},
         "cuda-libraries": CUDA_LIBRARIES,
+        "faiss": ["faiss-cpu>=1.7"],  # eval/megaface.py --index
         "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.5"],
     },
 )
