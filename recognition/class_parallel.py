@@ -12,7 +12,7 @@ import numpy as np
 from common.mxnet_setup import mx
 from recognition import heads
 
-_PART = "_part"
+PART = "_part"
 
 
 def split_evenly(num_classes, num_parts):
@@ -53,12 +53,12 @@ class SplitInputs(heads.Inputs):
 
     def _variable(self, centres):
         return self._parts(lambda part, count: heads.class_weight(
-            f"fc7_weight{_PART}{part}", count * centres, self.emb_size), self._counts)
+            f"fc7_weight{PART}{part}", count * centres, self.emb_size), self._counts)
 
     def softmax(self, no_bias):
         """w_j·x + b_j."""
         return self._parts(lambda part, count, rows: mx.sym.FullyConnected(
-            self.embedding, rows, *[] if no_bias else [mx.sym.Variable(f"fc7_bias{_PART}{part}", shape=(count,))],
+            self.embedding, rows, *[] if no_bias else [mx.sym.Variable(f"fc7_bias{PART}{part}", shape=(count,))],
             num_hidden=count, no_bias=no_bias), self._counts, self.weight())
 
     def each(self, logits, function):
@@ -106,7 +106,7 @@ class SplitInputs(heads.Inputs):
         return self._parts(put, logits)
 
     def class_states(self, name):
-        return self._parts(lambda part, count: heads.state(f"{name}{_PART}{part}", 0, (count, self.emb_size)),
+        return self._parts(lambda part, count: heads.state(f"{name}{PART}{part}", 0, (count, self.emb_size)),
                            self._counts)
 
     def next_states(self, states, moves):
@@ -151,14 +151,14 @@ def split_params(params, counts):
 
 def _part_name(name, part):
     stem, suffix = (name[:-len(heads.STATE)], heads.STATE) if name.endswith(heads.STATE) else (name, "")
-    return f"{stem}{_PART}{part}{suffix}"
+    return f"{stem}{PART}{part}{suffix}"
 
 
 def merge_params(params):
     """The inverse of `split_params`, on the CPU: the plain form, which any number of devices can take up."""
     parts, found = {}, {}
     for name, array in params.items():
-        stem, marked, end = name.partition(_PART)
+        stem, marked, end = name.partition(PART)
         if not marked:
             found[name] = array
             continue

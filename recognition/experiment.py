@@ -1,5 +1,6 @@
 """An experiment from its resolved settings: everything is built here, and handed to the loop."""
 import time
+from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -17,7 +18,9 @@ from datasets.shards import open_images
 from datasets.targets import load_target
 from eval.verification import check_pack
 from recognition import callbacks, pair_losses, presets
+from recognition.class_parallel import split_evenly, split_loss
 from recognition.heads import LOSSES, classification_loss, get_head
+from recognition.split_trainer import SplitTrainer
 from recognition.trainer import LABEL, NotFinite, Trainer, fit
 from recognition.triplet_iter import TripletIter
 from symbols import get_symbol, network_settings
@@ -144,11 +147,26 @@ def make_trainer(settings, batches, num_classes):
         arg_params, aux_params = load_pretrained(
             settings.pretrained, settings.pretrained_epoch, embedding, (1,) + batches.provide_data[0].shape[1:],
             **(head if settings.loss in LOSSES else {}))
-    return Trainer(
-        embedding, lambda network, label: _loss(settings, num_classes, network, label),
-        get_devices(settings.devices), batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
-        presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
-        {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore, settings.lr_warmup)
+    devices = get_devices(settings.devices)
+    make = partial(Trainer, embedding, lambda network, label: _loss(settings, num_classes, network, label))
+    if settings.class_parallel:
+        make = _split_trainer(settings, num_classes, embedding, devices)
+    return make(devices, batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
+                presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
+                {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore, settings.lr_warmup)
+
+
+def _split_trainer(settings, num_classes, embedding, devices):
+    """A SplitTrainer that lacks what every Trainer is told."""
+    if settings.loss not in LOSSES:
+        raise UserError(f"--class-parallel: --loss {settings.loss} has no classes to split; leave the flag out")
+    if num_classes < len(devices):
+        raise UserError(f"--class-parallel: {num_classes} classes for {len(devices)} devices; expected at least one "
+                        "for each")
+    counts = split_evenly(num_classes, len(devices))
+    own = {key: settings[key] for key in LOSSES[settings.loss]}
+    return partial(SplitTrainer, embedding, lambda network, label: split_loss(
+        settings.loss, network, label, counts, settings.emb_size, **own), counts)
 
 
 def _loss(settings, num_classes, embedding, label):

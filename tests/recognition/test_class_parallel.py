@@ -3,9 +3,12 @@ import numpy as np
 import pytest
 from reference_heads import run
 from test_heads import CASES, make_case, relative
+from test_trainer import Batches
 
 from common.mxnet_setup import mx
-from recognition import class_parallel
+from recognition import class_parallel, heads
+from recognition.split_trainer import SplitTrainer
+from recognition.trainer import Trainer, fit
 
 SPLITS = [[3, 2], [2, 2, 1], [2, 1, 1, 1]]
 
@@ -71,3 +74,66 @@ def test_arrays_are_split_and_merged_without_loss(centres):
         assert again.keys() == plain.keys()
         for name, array in plain.items():
             np.testing.assert_array_equal(again[name].asnumpy(), array.asnumpy())
+
+
+def images_of(identities, count):
+    random = np.random.RandomState(0)
+    return random.randint(0, 256, (count, 3, 8, 8)).astype(np.uint8), np.arange(count) % identities
+
+
+def network():
+    """A network without BatchNorm, which would multiply rounding errors from step to step."""
+    data = (mx.sym.cast(mx.sym.Variable("data"), "float32") - 127.5) / 128
+    hidden = mx.sym.Activation(mx.sym.FullyConnected(data, num_hidden=32, name="hidden"), act_type="tanh")
+    return mx.sym.FullyConnected(hidden, num_hidden=16, name="fc1")
+
+
+SGD = dict(lr=0.2, lr_steps=(15,), lr_warmup=5, multipliers={"fc7_weight": (2.0, 0.5), "fc7_bias": (0.5, 3.0)})
+
+
+def split_trainer(loss, counts, batches, arg_params=None, **own):
+    def head(embedding, label):
+        return class_parallel.split_loss(loss, embedding, label, counts, 16, **own)
+    return SplitTrainer(network(), head, counts, [mx.cpu(part) for part in range(len(counts))], batches,
+                        mx.init.Xavier(), arg_params, **SGD)
+
+
+def plain_trainer(loss, classes, devices, batches, **own):
+    def head(embedding, label):
+        return heads.classification_loss(heads.get_head(loss, embedding, label, classes, 16, **own), label)
+    mx.random.seed(3)
+    return Trainer(network(), head, devices, batches, mx.init.Xavier(), **SGD)
+
+
+def run_steps(trainer, batches, steps):
+    batches.reset()
+    fit(trainer, batches, [], max_steps=trainer.steps + steps)
+    return trainer.take_metrics()
+
+
+@pytest.mark.parametrize("loss, counts, own", [
+    ("arcface", [3, 2], dict(loss_s=16.0, margin_warmup=3)), ("softmax", [2, 2, 1], {}),
+    ("curricularface", [5], dict(loss_s=16.0)), ("subcenter", [2, 1, 1, 1], dict(loss_s=16.0))], ids=str)
+def test_many_steps_are_those_of_the_plain_head(loss, counts, own):
+    batches = Batches(*images_of(5, 60), 12)
+    plain = plain_trainer(loss, 5, [mx.cpu(part) for part in range(len(counts))], batches, **own)
+    split = split_trainer(loss, counts, batches, plain.params()[0], **own)
+    first = None
+    for _ in range(5):
+        expected, found = run_steps(plain, batches, 4), run_steps(split, batches, 4)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        first = first or expected
+    assert expected[0] < 0.7 * first[0]
+    for name, array in plain.params()[0].items():
+        np.testing.assert_allclose(split.params()[0][name].asnumpy(), array.asnumpy(), rtol=1e-3, atol=1e-4,
+                                   err_msg=name)
+    assert split.lr == plain.lr == pytest.approx(0.02)
+
+
+def test_a_split_model_goes_on_with_other_parts():
+    batches = Batches(*images_of(5, 12), 12)
+    first = split_trainer("arcface", [3, 2], batches, loss_s=16.0)
+    run_steps(first, batches, 1)
+    again = split_trainer("arcface", [2, 2, 1], batches, first.params()[0], loss_s=16.0)
+    for name, array in first.params()[0].items():
+        np.testing.assert_array_equal(again.params()[0][name].asnumpy(), array.asnumpy())
