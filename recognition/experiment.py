@@ -20,6 +20,7 @@ from eval.verification import check_pack
 from recognition import callbacks, pair_losses, presets
 from recognition.class_parallel import split_evenly, split_loss
 from recognition.heads import LOSSES, classification_loss, get_head
+from recognition.partial_fc import PartialTrainer, sample_sizes
 from recognition.split_trainer import SplitTrainer
 from recognition.trainer import LABEL, NotFinite, Trainer, fit
 from recognition.triplet_iter import TripletIter
@@ -149,7 +150,7 @@ def make_trainer(settings, batches, num_classes):
             **(head if settings.loss in LOSSES else {}))
     devices = get_devices(settings.devices)
     make = partial(Trainer, embedding, lambda network, label: _loss(settings, num_classes, network, label))
-    if settings.class_parallel:
+    if settings.class_parallel or settings.sample_rate < 1:
         make = _split_trainer(settings, num_classes, embedding, devices)
     return make(devices, batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
                 presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
@@ -157,16 +158,25 @@ def make_trainer(settings, batches, num_classes):
 
 
 def _split_trainer(settings, num_classes, embedding, devices):
-    """A SplitTrainer that lacks what every Trainer is told."""
+    """A SplitTrainer or PartialTrainer that lacks what every Trainer is told."""
+    flag = "--class-parallel" if settings.sample_rate == 1 else "--sample-rate"
     if settings.loss not in LOSSES:
-        raise UserError(f"--class-parallel: --loss {settings.loss} has no classes to split; leave the flag out")
+        raise UserError(f"{flag}: --loss {settings.loss} has no classes to split; leave the flag out")
     if num_classes < len(devices):
-        raise UserError(f"--class-parallel: {num_classes} classes for {len(devices)} devices; expected at least one "
-                        "for each")
-    counts = split_evenly(num_classes, len(devices))
+        raise UserError(f"{flag}: {num_classes} classes for {len(devices)} devices; expected at least one for each")
     own = {key: settings[key] for key in LOSSES[settings.loss]}
-    return partial(SplitTrainer, embedding, lambda network, label: split_loss(
-        settings.loss, network, label, counts, settings.emb_size, **own), counts)
+    counts = split_evenly(num_classes, len(devices))
+    if settings.sample_rate == 1:
+        return partial(SplitTrainer, embedding, _split_loss(settings, counts, own), counts)
+    if settings.loss == "centre" or own.get("loss_inter") or own.get("loss_mhe") or not own.get("fc7_no_bias", True):
+        raise UserError(f"--sample-rate {settings.sample_rate}: not with the centre loss, --loss-inter, --loss-mhe or "
+                        "a bias (--fc7-no-bias 1), which need every class in every step")
+    sizes = sample_sizes(counts, settings.sample_rate, settings.per_batch_size * len(devices))
+    return partial(PartialTrainer, embedding, _split_loss(settings, sizes, own), counts, sizes, settings.seed)
+
+
+def _split_loss(settings, counts, own):
+    return lambda network, label: split_loss(settings.loss, network, label, counts, settings.emb_size, **own)
 
 
 def _loss(settings, num_classes, embedding, label):

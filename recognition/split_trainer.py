@@ -36,13 +36,17 @@ class SplitTrainer(Trainer):
 
     def _init_params(self, initializer, arg_params, aux_params):
         super()._init_params(initializer, arg_params, aux_params)
+        self._arrays = self._make_arrays()
         given = split_params(arg_params, self._counts)
-        for name in [*self._names, *self._states]:
-            array = self._head.arg_dict[name]
+        for name, array in self._arrays.items():
             if name in given:
                 given[name].copyto(array)
             else:
                 initializer(mx.init.InitDesc(name, self._attributes.get(name, {})), array)
+
+    def _make_arrays(self):
+        """The parameters and states of the head: name -> NDArray."""
+        return {name: self._head.arg_dict[name] for name in [*self._names, *self._states]}
 
     def _init_optimizer(self, kvstore, multipliers):
         super()._init_optimizer(kvstore, multipliers)
@@ -58,18 +62,24 @@ class SplitTrainer(Trainer):
         self.module.forward(batch, is_train=True)
         embedding, = self.module.get_outputs()  # of all devices, on the first
         embedding.copyto(self._head.arg_dict[_EMBEDDING])
-        batch.label[0].copyto(self._head.arg_dict[LABEL])
+        self._prepare(batch.label[0]).copyto(self._head.arg_dict[LABEL])
         outputs = self._head.forward(is_train=True)
         self._head.backward()
         self.module.backward([self._head.grad_dict[_EMBEDDING]])
         self.module.update()
         for number, name in enumerate(self._names):
-            self._update(number, self._head.grad_dict[name], self._head.arg_dict[name])
+            self._update(number, self._gradient(name), self._arrays[name])
         for name, number in self._states.items():
             outputs[number].copyto(self._head.arg_dict[name])
         return [[outputs[0]], [outputs[1]]]
 
+    def _prepare(self, label):
+        """Get the head ready for a batch of these labels; returns them as the head is to have them."""
+        return label
+
+    def _gradient(self, name):
+        return self._head.grad_dict[name]
+
     def _all_params(self):
         arg_params, aux_params = self.module.get_params()
-        own = {name: self._head.arg_dict[name] for name in [*self._names, *self._states]}
-        return {**arg_params, **merge_params(own)}, aux_params
+        return {**arg_params, **merge_params(self._arrays)}, aux_params

@@ -139,6 +139,13 @@ class TestRun:
             *SMALL[:-1], "4", "--dataset", dataset, "--class-parallel", "--models-root", tmp_path, "--devices",
             "cpu,cpu,cpu,cpu,cpu")
 
+    def test_partial_fc(self, dataset, tmp_path):
+        flags = [*SMALL, "--dataset", dataset, "--models-root", tmp_path, "--max-steps", 2]
+        done = run(*flags, "--sample-rate", 0.5)
+        assert done.returncode == 0, done.stderr
+        assert "expected a share of the classes" in fails(*flags, "--sample-rate", 0)
+        assert "--fc7-no-bias 1" in fails(*flags, "--sample-rate", 0.5, "--loss", "softmax")
+
     def test_benchmark_and_test_io(self, dataset):
         for flags in (["--benchmark", "--num-classes", 9, "--max-steps", 2], ["--test-io", "--dataset", dataset]):
             done = run(*SMALL, *flags)
