@@ -1,4 +1,4 @@
-# make demo: install, render faces, train on them, verify others, dump features.  make test: ruff and all tests.
+# make demo: install, render faces, train on them, verify others, dump features, report.  make test: ruff and all tests.
 # Each makes a virtual environment of its own, and makes it again only when setup.py changes.
 
 SUITABLE = import sys; sys.exit(not (3, 8) <= sys.version_info[:2] <= (3, 12))
@@ -28,8 +28,10 @@ demo: .venv-demo/ready
 		--facescrub-lst $(FACES)/facescrub_lst --facescrub-root $(FACES)/facescrub \
 		--megaface-lst $(FACES)/megaface_lst --megaface-root $(FACES)/megaface
 	$(DEMO) datasets/render.py --sheet demo/faces.png
-	@echo; echo "made: demo/models (model, log, settings), demo/verification (ROC, scores, wrong decisions, results.json),"
-	@echo "      demo/features (MegaFace features), demo/faces.png (the rendered faces), datasets/demo (the data)"
+	$(DEMO) eval/report.py demo --output demo/report.html
+	@echo; echo "made: demo/report.html (all of it on one page), demo/models (model, log, settings, report),"
+	@echo "      demo/verification (ROC, scores, wrong decisions, results.json), demo/features (MegaFace features),"
+	@echo "      demo/faces.png (the rendered faces), datasets/demo (the data)"
 
 test: .venv-test/ready
 	.venv-test/bin/ruff check .

@@ -1,6 +1,4 @@
 """The doctor's page: one HTML file with its pictures inside."""
-import base64
-import html
 import io
 from contextlib import closing, contextmanager
 
@@ -10,39 +8,25 @@ from matplotlib.figure import Figure
 
 from common.errors import DataError
 from common.files import write_text
+from common.pages import data_uri, escape, page, table
 from datasets.findings import KINDS
 from datasets.images import decode_bgr
 from datasets.measure import BLANK, GOOD
 from datasets.recordio import RecordReader
-from datasets.statistics import SHARES, images_per_identity, number, quantiles
+from datasets.statistics import SHARES, images_per_identity, quantiles
 
 _COLOR = "#0072B2"
 _PAIRS, _SINGLES = 12, 8  # thumbnails of a kind
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>
-body {{ font: 16px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 0 1rem 3rem; color: #222; }}
-h1 {{ font-size: 1.4rem; overflow-wrap: anywhere; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
-.verdict {{ padding: .6rem .9rem; border-radius: .4rem; font-weight: 600; }}
-.bad {{ background: #fbe3e0; }} .good {{ background: #e0f3e4; }}
-.finding {{ border-left: .3rem solid #bbb; padding: .1rem 0 .1rem .8rem; margin: .9rem 0; }}
-.error {{ border-color: #c0392b; }} .warning {{ border-color: #d68910; }}
-.finding p {{ margin: .15rem 0; overflow-wrap: anywhere; }} .small {{ color: #555; font-size: .86rem; }}
-.charts {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }}
-.charts img {{ width: 100%; }}
-.faces {{ display: flex; flex-wrap: wrap; gap: .8rem; }} figure {{ margin: 0; }}
-.wide {{ overflow-x: auto; margin-bottom: 1rem; }} table {{ border-collapse: collapse; font-size: .86rem; }}
-th, td {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }}
-tr th:first-child {{ text-align: left; font-weight: 400; }}
-figure img {{ width: 6rem; height: 6rem; object-fit: contain; background: #eee; }}
-figcaption {{ font-size: .78rem; color: #555; max-width: 12rem; overflow-wrap: anywhere; }}
-</style></head><body>
-<h1>{title}</h1><p class="verdict {mood}">{verdict}</p>
-<h2>Findings</h2>{findings}
-<h2>Figures</h2>{figures}
-<div class="charts">{charts}</div>
-{faces}</body></html>
+_STYLE = """
+.verdict { padding: .6rem .9rem; border-radius: .4rem; font-weight: 600; color: #222; }
+.bad { background: #fbe3e0; } .good { background: #e0f3e4; }
+.finding { border-left: .3rem solid #bbb; padding: .1rem 0 .1rem .8rem; margin: .9rem 0; break-inside: avoid; }
+.error { border-color: #c0392b; } .warning { border-color: #d68910; } .finding p { margin: .15rem 0; }
+.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
+.charts img { width: 100%; } .faces { display: flex; flex-wrap: wrap; gap: .8rem; }
+.faces img { display: inline; width: 6rem; height: 6rem; object-fit: contain; background: #eee; }
+figcaption { max-width: 12rem; }
 """
 
 
@@ -53,28 +37,23 @@ def write_report(path, title, found, findings, lines):
     """
     errors = sum(findings.counts[kind] for kind in findings.kinds("error"))
     warnings = sum(findings.counts[kind] for kind in findings.kinds("warning"))
-    write_text(path, _PAGE.format(
-        title=html.escape(str(title)), mood="bad" if errors else "good",
-        verdict=f"{errors} errors, {warnings} warnings",
-        findings="".join(_finding(kind, findings) for kind in findings.kinds()) or "<p>Nothing was found.</p>",
-        figures="".join(f"<p>{html.escape(line)}</p>" for line in lines) + _table(quantiles(found)),
-        charts="".join(_charts(found)), faces="".join(_faces(found))))
+    told = "".join(_finding(kind, findings) for kind in findings.kinds()) or "<p>Nothing was found.</p>"
+    figures = "".join(f"<p>{escape(line)}</p>" for line in lines) + table(
+        ("", *SHARES, "mean"), [(name, *map(float, values)) for name, values in quantiles(found).items()])
+    mood = "bad" if errors else "good"
+    write_text(path, page(title, f"""<p class="verdict {mood}">{errors} errors, {warnings} warnings</p>
+<h2>Findings</h2>{told}
+<h2>Figures</h2>{figures}
+<div class="charts">{''.join(_charts(found))}</div>
+{''.join(_faces(found))}""", _STYLE))
 
 
 def _finding(kind, findings):
     severity, title, remedy = KINDS[kind]
     count, few = findings.counts[kind], findings.first[kind]
     told = "; ".join(f"{where}: {message}" for where, message in few) + ("; …" if count > len(few) else "")
-    return (f'<div class="finding {severity}"><p><b>{count}</b> {html.escape(title)}</p><p class="small">'
-            f'{html.escape(told)}</p><p class="small">{severity}; --fix: {html.escape(remedy)}</p></div>')
-
-
-def _table(rows):
-    """Quantiles, dict name -> values as `SHARES` names them."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *SHARES, "mean"))
-    body = "".join(f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{number(value)}</td>' for value in values)}</tr>"
-                   for name, values in rows.items())
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return (f'<div class="finding {severity}"><p><b>{count}</b> {escape(title)}</p><p class="small">'
+            f'{escape(told)}</p><p class="small">{severity}; --fix: {escape(remedy)}</p></div>')
 
 
 def _charts(found):
@@ -85,7 +64,7 @@ def _charts(found):
         columns = {"images per identity": images_per_identity(found), **columns}
     for name, values in columns.items():
         if len(values):
-            yield f'<img alt="histogram of {name}" src="data:image/png;base64,{_histogram(name, values)}">'
+            yield f'<img alt="histogram of {name}" src="{_histogram(name, values)}">'
 
 
 def _histogram(name, values):
@@ -103,7 +82,7 @@ def _histogram(name, values):
         axes.spines[side].set_visible(False)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=130)
-    return base64.b64encode(data.getvalue()).decode("ascii")
+    return data_uri(data.getvalue())
 
 
 def _faces(found):
@@ -128,7 +107,7 @@ def _sections(found, read):
 
 
 def _section(title, pictures):
-    return f'<h2>{html.escape(title)}</h2><div class="faces">{pictures}</div>'
+    return f'<h2>{escape(title)}</h2><div class="faces">{pictures}</div>'
 
 
 @contextmanager
@@ -142,16 +121,16 @@ def _reader(found):
 
 
 def _figure(found, places, read):
-    pictures = "".join(f'<img alt="" src="data:image/jpeg;base64,{_thumbnail(read, place)}">' for place in places)
-    return f"<figure>{pictures}<figcaption>{html.escape(_caption(found, places))}</figcaption></figure>"
+    pictures = "".join(f'<img alt="" src="{_thumbnail(read, place)}">' for place in places)
+    return f"<figure>{pictures}<figcaption>{escape(_caption(found, places))}</figcaption></figure>"
 
 
 def _thumbnail(read, place):
     try:
         image = decode_bgr(read(place), "")
     except DataError:
-        return ""
-    return base64.b64encode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]).decode("ascii")
+        return data_uri(b"")
+    return data_uri(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
 
 
 def _caption(found, places):

@@ -3,13 +3,13 @@
 A page holds cards: what is to be decided, with buttons, beside pictures to compare it with. Its button saves the
 decisions as a CSV file named <folder>-page-0001.csv, which `datasets/clean.py apply` takes.
 """
-import base64
 import html
 import json
 from pathlib import Path
 from typing import List, NamedTuple, Tuple
 
 from common.files import write_text
+from common.pages import data_uri
 
 REVIEW = "review"  # what stands in a list while nobody has decided
 
@@ -91,11 +91,7 @@ def _card(card, choices):
 
 
 def _pictures(images):
-    return "".join(f'<img src="data:{_kind(image)};base64,{base64.b64encode(image).decode()}">' for image in images)
-
-
-def _kind(image):
-    return "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"  # of others, browsers look at the bytes
+    return "".join(f'<img src="{data_uri(image)}">' for image in images)
 
 
 _HEAD = """<!DOCTYPE html>

@@ -1,12 +1,18 @@
-"""Pictures of verification: ROC, histogram of scores, sheets of pairs. Figures only, no pyplot, no global settings."""
+"""Pictures of verification: ROC, histogram of scores, sheets of pairs; curves over the steps of a training. Figures
+only, no pyplot, no global settings."""
+import io
+import re
+
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from common.files import replacing
 from eval.metrics import auc, eer, roc_curve, tar_at_far
 
 GENUINE, IMPOSTOR, MARK = "#0072B2", "#D55E00", "#222222"  # Okabe and Ito's palette: told apart by all eyes
+CURVES = (GENUINE, IMPOSTOR, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", MARK)  # the same palette
 _DPI = 150
 
 
@@ -16,9 +22,21 @@ def save(figure, path):
         figure.savefig(str(temporary), format="png", dpi=_DPI)
 
 
-def _axes(title):
-    figure = Figure(figsize=(7.2, 5.2), constrained_layout=True)
-    figure.suptitle(title, fontsize=12, fontweight="bold", x=0.02, ha="left")
+def svg(figure, name):
+    """A figure as an <svg> to stand in a page, its text as text. name: a word that no other SVG of the page has, with
+    which its ids begin."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    inside = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>| xmlns(:xlink)?=\"[^\"]*\"", "",
+                    text.getvalue()[text.getvalue().index("<svg"):], flags=re.S)
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", inside.replace("xlink:href", "href"))
+
+
+def _axes(title, size=(7.2, 5.2)):
+    figure = Figure(figsize=size, constrained_layout=True)
+    if title:
+        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.02, ha="left")
     axes = figure.add_subplot()
     axes.grid(color="0.88", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -143,3 +161,45 @@ def pairs_figure(pairs, captions, title, columns=5):
         axes.imshow(np.concatenate([image.transpose(1, 2, 0) for image in pair], axis=1))
         axes.set_title(caption, fontsize=8, pad=2)
     return figure
+
+
+def curve_figure(curves, ylabel, logarithmic=False):
+    """A small panel of curves over the steps of a training.
+
+    curves: name -> (steps (N,), values (N,), deviation (N,) or None), the deviation drawn as a band; an empty
+    name is not told; values that are not finite leave a gap; long curves are thinned out. Returns a Figure.
+    """
+    figure, axes = _axes("", (4.6, 2.9 + 0.12 * (len(curves) > 3)))
+    for number, (name, (steps, values, deviation)) in enumerate(curves.items()):
+        style = dict(color=CURVES[number % len(CURVES)], linestyle=("-", "--", ":")[number // len(CURVES) % 3])
+        places = thin(values)
+        axes.plot(steps[places], values[places], marker="o" if len(steps) <= 25 else "", markersize=3.5, linewidth=1.4,
+                  label=name, **style)
+        if deviation is not None:
+            axes.fill_between(steps, values - deviation, values + deviation, color=style["color"], alpha=0.15,
+                              linewidth=0)
+    if any(curves):
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False, fontsize=8, borderaxespad=0.2, ncol=3,
+                    columnspacing=1.2, handlelength=1.6)
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.tick_params(labelsize=9)
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_ylabel(ylabel, fontsize=9)
+    return figure
+
+
+def thin(values, most=1000):
+    """Places in values, (N,), of about `most` that draw the same curve: of equal pieces the lowest and the highest."""
+    values = np.asarray(values)
+    if len(values) <= most:
+        return np.arange(len(values))
+    pieces = np.array_split(np.arange(len(values)), most // 2 - 1)
+    extremes = [piece[choose(np.where(np.isnan(values[piece]), empty, values[piece]))] for piece in pieces
+                for choose, empty in ((np.argmin, np.inf), (np.argmax, -np.inf))]
+    return np.unique([0, *extremes, len(values) - 1])

@@ -94,14 +94,30 @@ def write_results(output, entries):
 
 
 def read_results(path):
-    """The entries of a results.json. Raises DataError for anything else."""
+    """The entries of a results.json. Raises DataError, naming the line or the entry, for anything else."""
     try:
         entries = json.loads(read_bytes(path).decode())
-        if all(isinstance(entry["figures"], dict) and entry["protocol"] and entry["title"] for entry in entries):
-            return entries
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise DataError(f"{path}: not the results of an evaluation; expected what eval/ writes")
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected a list of entries, found {type(entries).__name__}")
+    for number, entry in enumerate(entries, 1):
+        if not _is_entry(entry):
+            raise DataError(f"{path}: entry {number} is no result of an evaluation as eval/ writes it now; evaluate "
+                            "again, or remove the file")
+    return entries
+
+
+def _is_entry(entry):
+    try:
+        return (all(isinstance(entry[name], str) for name in ("protocol", "target", "title"))
+                and all(isinstance(entry[name], dict) for name in ("figures", "trace"))
+                and isinstance(entry["trace"].get("files", {}), dict)
+                and all(isinstance(found["columns"], list) and all(isinstance(row, list) for row in found["rows"])
+                        and isinstance(found["title"], str) for found in entry["tables"])
+                and all(isinstance(found[name], str) for found in entry["pictures"] for name in ("file", "caption")))
+    except (KeyError, TypeError):
+        return False
 
 
 def add_record_flag(parser):

@@ -16,6 +16,7 @@ from datasets.identity_iter import IdentityIter
 from datasets.image_iter import ImageIter, SyntheticIter
 from datasets.shards import open_images
 from datasets.targets import load_target
+from eval.results import make_trace
 from eval.verification import check_pack
 from recognition import callbacks, pair_losses, presets
 from recognition.class_parallel import split_evenly, split_loss
@@ -45,8 +46,12 @@ def train(settings):
     trainer = make_trainer(settings, batches, dataset.num_classes)
     prefix = model_prefix(settings)
     log, total = RunLog(prefix.parent), _total_steps(settings, batches.num_batches)
-    for line in _description(settings, trainer, training_set, batches, total) + missing:
+    description = _description(settings, trainer, training_set, batches, total) + missing
+    for line in description:
         log.line(line)
+    files = [path for name in ("property", "train.idx", "train.checksums")  # train.rec would take minutes to hash
+             for path in [dataset.folder / name] if path.is_file()] + [path for pack in packs for path in pack.files]
+    log.record("start", step=trainer.steps, description=description[1:], trace=make_trace(files=files))
     presets.save_settings(prefix.parent, settings)
     progress = callbacks.Progress(log, settings.frequent, total)
     verification = callbacks.Verification(log, packs, settings.verbose, progress)
@@ -66,8 +71,20 @@ def train(settings):
         raise UserError(f"{error}; {kept}; {_advice(settings)}") from error
     finally:
         batches.close()
+        if settings.report:
+            _report(prefix.parent, log)
         log.close()
     return prefix
+
+
+def _report(folder, log):
+    """Write report.html into the model's folder. Whatever hinders it, the training stays what it is."""
+    try:
+        from eval.report import write_report
+
+        log.line(f"report: {write_report([folder], folder / 'report.html')}")
+    except Exception as error:  # a page is not worth a training
+        log.line(f"warning: no report: {type(error).__name__}: {error}")
 
 
 def _advice(settings):

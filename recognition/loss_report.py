@@ -1,5 +1,4 @@
 """The report on losses: its pictures, drawn and told, and the page that holds them."""
-import html
 from collections import namedtuple
 from pathlib import Path
 
@@ -7,6 +6,7 @@ from tqdm import tqdm
 
 from common.errors import UserError, unknown_name
 from common.files import replacing, write_text
+from common.pages import escape, page
 from eval.verification import find_models
 from recognition import embedding_pictures, loss_pictures
 from recognition.loss_angles import checkpoint_angles, class_angles
@@ -107,26 +107,12 @@ def write_report(pictures, folder):
     for picture in pictures:
         with replacing(Path(folder, f"{picture.name}.png")) as temporary:
             picture.figure.savefig(temporary, format="png", dpi=_DPI)
-    page = Path(folder, "losses.html")
-    write_text(page, _HEAD + "".join(_section(picture) for picture in pictures))
-    return page
+    path = Path(folder, "losses.html")
+    write_text(path, page("Losses", "".join(_section(picture) for picture in pictures), "body { max-width: 81rem; }"))
+    return path
 
 
 def _section(picture):
-    title, caption = html.escape(picture.title), html.escape(picture.caption)
+    title, caption = escape(picture.title), escape(picture.caption)
     return (f'<h2 id="{picture.name}">{title}</h2>\n<p>{caption}</p>\n'
-            f'<img src="{picture.name}.png" alt="{title}">\n')
-
-
-_HEAD = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Losses</title>
-<style>
-body { font: 16px/1.5 sans-serif; color: #222; max-width: 1300px; margin: 2em auto; padding: 0 1em }
-p { max-width: 50em }
-img { max-width: 100%; display: block }
-</style>
-<h1>Losses</h1>
-"""
+            f'<figure><img src="{picture.name}.png" alt="{title}"></figure>\n')

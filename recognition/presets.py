@@ -23,6 +23,7 @@ SETTINGS = {  # key: (default, what it is)
              "so far, as number 1"),
     "verbose": (2000, "steps between verifications, after which checkpoints are saved"),
     "frequent": (20, "steps between lines of progress"),
+    "report": (True, "write report.html beside the model at the end"),
     "lr": (0.1, "learning rate at the start"),
     "lr_steps": ("100000,160000,220000", "steps after which the learning rate is divided by ten"),
     "lr_warmup": (0, "steps in which the learning rate rises from 0 to --lr, in proportion"),

@@ -1,4 +1,5 @@
 """The command as a user runs it, on a small training set: what it writes, and what bad input gets."""
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from datasets.packs import write_pack
 from datasets.training_set import write_training_set
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--network", "y1", "--net-blocks", "1,1,1,1", "--emb-size", "16", "--per-batch-size", "8"]
+SMALL = ["--report", "0", "--network", "y1", "--net-blocks", "1,1,1,1", "--emb-size", "16", "--per-batch-size", "8"]
 
 
 def encoded(random, colour):
@@ -55,7 +56,7 @@ def trained(dataset, tmp_path_factory):
     """A finished run from another working directory; (its output, the model's folder)."""
     root = tmp_path_factory.mktemp("models")
     done = run(*SMALL, "--dataset", dataset, "--max-steps", 6, "--verbose", 3, "--frequent", 2, "--ckpt", 2,
-               "--models-root", root, "--lr-steps", "4", cwd=root)
+               "--models-root", root, "--lr-steps", "4", "--report", 1, cwd=root)
     assert done.returncode == 0, done.stderr
     return done.stdout, root / f"y1-arcface-{dataset.name}"
 
@@ -70,11 +71,28 @@ class TestRun:
     def test_files(self, trained):
         _, folder = trained
         assert {path.name for path in folder.iterdir()} == {
-            "model-symbol.json", "model-0001.params", "model-0002.params", "settings.json", "train.log", "train.jsonl"}
+            "model-symbol.json", "model-0001.params", "model-0002.params", "settings.json", "train.log", "train.jsonl",
+            "report.html"}
         events = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
         assert [event["step"] for event in events if event["event"] == "progress"] == [2, 4, 6]
         assert [event["step"] for event in events if event["event"] == "checkpoint"] == [3, 6]
         assert json.loads((folder / "settings.json").read_text())["emb_size"] == 16
+
+    def test_start_and_report(self, trained, dataset):
+        output, folder = trained
+        start = json.loads((folder / "train.jsonl").read_text().splitlines()[0])
+        assert (start["event"], start["step"]) == ("start", 0) and "--max-steps 6" in start["trace"]["command"]
+        assert start["trace"]["files"][str(dataset / "colours.bin")] == hashlib.sha256(
+            (dataset / "colours.bin").read_bytes()).hexdigest()
+        page = (folder / "report.html").read_text()
+        assert f"report: {folder / 'report.html'}" in output and "--max-steps 6" in page and page.count("<svg") >= 6
+
+    def test_no_report_is_one_line(self, dataset, tmp_path):
+        folder = tmp_path / f"y1-arcface-{dataset.name}"
+        (folder / "report.html").mkdir(parents=True)
+        done = run(*SMALL, "--dataset", dataset, "--max-steps", 1, "--models-root", tmp_path, "--report", 1)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1].startswith(f"warning: no report: UserError: {folder / 'report.html'}")
 
     def test_model_is_the_original_s_network_alone(self, trained):
         symbol, arg_params, _ = checkpoint.load(f"{trained[1]}/model,2")
@@ -102,10 +120,10 @@ class TestRun:
     def test_numbers_that_are_not_finite_stop_the_run(self, dataset, tmp_path):
         """A momentum that multiplies every step until float32 is at its end; what was saved before stays good."""
         said = fails(*SMALL, "--dataset", dataset, "--max-steps", 50, "--verbose", 1, "--models-root", tmp_path,
-                     "--ckpt", 2, "--mom", "1e15", "--lr", "0.001")
+                     "--ckpt", 2, "--mom", "1e15", "--lr", "0.001", "--report", 1)
         saved = sorted((tmp_path / f"y1-arcface-{dataset.name}").glob("*.params"))
         assert f"the last good checkpoint is {saved[-1]}; try a lower --lr than 0.001, or a longer --lr-warmup" in said
-        assert len(saved) < 8
+        assert len(saved) < 8 and (saved[-1].parent / "report.html").exists()
         for path in saved:
             assert all(np.isfinite(array.asnumpy()).all() for array in mx.nd.load(str(path)).values())
 

@@ -254,7 +254,8 @@ class TestTripletIter:
             parse_args(["--loss", "triplet", "--per-batch-size", str(size)])
 
 
-SMALL = ["--network", "y1", "--net-blocks", "1,1,1,1", "--emb-size", "16", "--max-steps", "2", "--frequent", "1"]
+SMALL = ["--network", "y1", "--net-blocks", "1,1,1,1", "--emb-size", "16", "--max-steps", "2", "--frequent", "1",
+         "--report", "0"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,100 @@
+"""What a training has left in its model's folder: `train.jsonl` and `settings.json`, read for the report."""
+import json
+from pathlib import Path
+from typing import Dict, List, NamedTuple
+
+import numpy as np
+
+from common.errors import DataError
+from common.files import read_bytes
+
+LOG = "train.jsonl"
+_NUMBERS = {  # event: what it must hold as a number
+    "start": ("time", "step"),
+    "progress": ("time", "step", "epoch", "samples_per_second", "loss", "accuracy", "lr"),
+    "verification": ("time", "step", "accuracy", "accuracy_std", "xnorm"),
+    "checkpoint": ("step",),
+}
+
+
+class Training(NamedTuple):
+    """The last run in a log. settings: dict, empty where there is no settings.json; start: what the run said at its
+    start (command, versions, ...), empty in logs that do not tell; runs: how many the log holds; progress: name ->
+    (N,) values; verification: target -> name -> (M,) values; checkpoints: (step, path) of each."""
+
+    folder: Path
+    settings: Dict
+    start: Dict
+    runs: int
+    progress: Dict
+    verification: Dict
+    checkpoints: List
+
+
+def read_training(folder):
+    """Read a model's folder. Returns a Training. Raises DataError, naming file and line, for damaged files."""
+    folder = Path(folder)
+    runs, events = _last_run(read_events(folder / LOG))
+    starts = [event for event in events if event["event"] == "start"]
+    targets = dict.fromkeys(event["target"] for event in events if event["event"] == "verification")
+    return Training(
+        folder, _read_settings(folder / "settings.json"), starts[-1] if starts else {}, runs,
+        _columns(events, "progress"), {name: _columns(events, "verification", name) for name in targets},
+        [(event["step"], event.get("path", "")) for event in events if event["event"] == "checkpoint"])
+
+
+def read_events(path):
+    """The events of a log, a list of dict; those of other kinds are left out, as is a last line still being written."""
+    events = []
+    for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], 1):
+        try:
+            event = json.loads(line.decode())
+            numbers = _NUMBERS.get(event["event"])
+            if numbers is None:
+                continue
+            if (all(isinstance(event[name], (int, float)) for name in numbers)
+                    and isinstance(event["target"] if event["event"] == "verification" else "", str)
+                    and isinstance(event.get("trace", {}), dict)):
+                events.append(event)
+                continue
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise DataError(f"{path} line {number}: no event of a training; mend or remove that line")
+    return events
+
+
+def _last_run(events):
+    """How many runs a log holds, and the events of the last.
+
+    A run begins with "start", and goes on after the step named there with what was logged up to it. Logs from before
+    there was such an event begin a run where the steps go back.
+    """
+    runs, kept, steps = 0, [], {}
+    for event in events:
+        key = event["event"], event.get("target")
+        if event["event"] == "start" or event["step"] <= steps.get(key, -1) or not runs:
+            came_to = event["step"] if event["event"] == "start" else -1
+            runs, kept, steps = runs + 1, [known for known in kept if known["step"] <= came_to], {}
+        steps[key] = event["step"]
+        kept.append(event)
+    return runs, kept
+
+
+def _columns(events, kind, target=None):
+    """What all events of a kind hold as numbers: name -> (N,) values."""
+    rows = [event for event in events if event["event"] == kind and event.get("target") == target]
+    names = [name for name in (rows[0] if rows else _NUMBERS[kind])
+             if all(isinstance(row.get(name), (int, float)) for row in rows)]
+    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
+
+
+def _read_settings(path):
+    if not path.exists():
+        return {}
+    try:
+        settings = json.loads(read_bytes(path).decode())
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise DataError(f"{path}: expected a JSON object of settings, found {type(settings).__name__}")
+    return settings
