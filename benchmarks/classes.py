@@ -57,6 +57,9 @@ def make_step(peer, num_classes):
     def plain(embedding, label):
         return heads.classification_loss(heads.get_head("arcface", embedding, label, num_classes, EMB_SIZE), label)
 
+    def original(embedding, label):
+        return original_head(embedding, label, num_classes, EMB_SIZE, BATCH)
+
     def split(counts):
         return lambda embedding, label: split_loss("arcface", embedding, label, counts, EMB_SIZE)
 
@@ -65,8 +68,7 @@ def make_step(peer, num_classes):
     sizes = sample_sizes([num_classes], RATE, BATCH)
     rest = ([mx.cpu()], batches, mx.init.Xavier())
     if peer == "original":
-        module = Trainer(network, lambda embedding, label: original_head(embedding, label, num_classes, EMB_SIZE, BATCH),
-                         *rest).module
+        module = Trainer(network, original, *rest).module
 
         def step():  # without our own reading of the loss, which is another output there
             module.forward_backward(batches.batch)
