@@ -1,5 +1,6 @@
 """An experiment from its resolved settings: everything is built here, and handed to the loop."""
 import time
+from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -17,8 +18,11 @@ from datasets.shards import open_images
 from datasets.targets import load_target
 from eval.results import make_trace
 from eval.verification import check_pack
-from recognition import callbacks, pair_losses, presets
+from recognition import callbacks, memory, pair_losses, presets
+from recognition.class_parallel import split_evenly, split_loss
 from recognition.heads import LOSSES, classification_loss, get_head
+from recognition.partial_fc import PartialTrainer, sample_sizes
+from recognition.split_trainer import SplitTrainer
 from recognition.trainer import LABEL, NotFinite, Trainer, fit
 from recognition.triplet_iter import TripletIter
 from symbols import get_symbol, network_settings
@@ -39,10 +43,11 @@ def train(settings):
     packs, missing = _packs(settings, dataset)
     training_set = open_images(dataset.folder, settings.data_images_filter)
     batches = _batches(settings, training_set)
+    told = memory_lines(settings, dataset.num_classes, dataset.image_shape)
     trainer = make_trainer(settings, batches, dataset.num_classes)
     prefix = model_prefix(settings)
     log, total = RunLog(prefix.parent), _total_steps(settings, batches.num_batches)
-    description = _description(settings, trainer, training_set, batches, total) + missing
+    description = _description(settings, trainer, training_set, batches, total) + told + missing
     for line in description:
         log.line(line)
     files = [path for name in ("property", "train.idx", "train.checksums")  # train.rec would take minutes to hash
@@ -154,18 +159,65 @@ def _packs(settings, dataset):
 def make_trainer(settings, batches, num_classes):
     """A Trainer of the network and the head that `settings` name, begun from the pretrained model if one is named."""
     mx.random.seed(settings.seed)
-    embedding = get_symbol(settings.network, **{key: settings[key] for key in network_settings(settings.network)})
+    embedding = _network(settings)
     arg_params, aux_params = {}, {}
     if settings.pretrained:
         head = dict(fc7_weight=(num_classes * settings.get("loss_k", 1), settings.emb_size), fc7_bias=(num_classes,))
         arg_params, aux_params = load_pretrained(
             settings.pretrained, settings.pretrained_epoch, embedding, (1,) + batches.provide_data[0].shape[1:],
             **(head if settings.loss in LOSSES else {}))
-    return Trainer(
-        embedding, lambda network, label: _loss(settings, num_classes, network, label),
-        get_devices(settings.devices), batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
-        presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
-        {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore, settings.lr_warmup)
+    devices = get_devices(settings.devices)
+    make = partial(Trainer, embedding, lambda network, label: _loss(settings, num_classes, network, label))
+    if settings.class_parallel or settings.sample_rate < 1:
+        make = _split_trainer(settings, num_classes, embedding, devices)
+    return make(devices, batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
+                presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
+                {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore, settings.lr_warmup)
+
+
+def _network(settings):
+    return get_symbol(settings.network, **{key: settings[key] for key in network_settings(settings.network)})
+
+
+def memory_lines(settings, num_classes, image_shape):
+    """What the training will take of each device, see `memory.tell`, which refuses what cannot fit."""
+    devices = get_devices(settings.devices)
+    needs = memory.network_bytes(_network(settings), devices[0], (settings.per_batch_size, 3, *image_shape),
+                                 settings.memonger)
+    if settings.loss in LOSSES:
+        needs.update(_head_bytes(settings, num_classes, len(devices)))
+    return memory.tell(needs, devices)
+
+
+def _head_bytes(settings, num_classes, num_devices):
+    centres, batch_size = settings.get("loss_k", 1), settings.per_batch_size
+    if not settings.class_parallel and settings.sample_rate == 1:
+        return memory.head_bytes(settings.loss, num_classes * centres, settings.emb_size, batch_size)
+    counts, batch_size = split_evenly(num_classes, num_devices), batch_size * num_devices
+    rows = counts[0] if settings.sample_rate == 1 else sample_sizes(counts, settings.sample_rate, batch_size)[0]
+    return memory.head_bytes(settings.loss, rows * centres, settings.emb_size, batch_size, counts[0] * centres)
+
+
+def _split_trainer(settings, num_classes, embedding, devices):
+    """A SplitTrainer or PartialTrainer that lacks what every Trainer is told."""
+    flag = "--class-parallel" if settings.sample_rate == 1 else "--sample-rate"
+    if settings.loss not in LOSSES:
+        raise UserError(f"{flag}: --loss {settings.loss} has no classes to split; leave the flag out")
+    if num_classes < len(devices):
+        raise UserError(f"{flag}: {num_classes} classes for {len(devices)} devices; expected at least one for each")
+    own = {key: settings[key] for key in LOSSES[settings.loss]}
+    counts = split_evenly(num_classes, len(devices))
+    if settings.sample_rate == 1:
+        return partial(SplitTrainer, embedding, _split_loss(settings, counts, own), counts)
+    if settings.loss == "centre" or own.get("loss_inter") or own.get("loss_mhe") or not own.get("fc7_no_bias", True):
+        raise UserError(f"--sample-rate {settings.sample_rate}: not with the centre loss, --loss-inter, --loss-mhe or "
+                        "a bias (--fc7-no-bias 1), which need every class in every step")
+    sizes = sample_sizes(counts, settings.sample_rate, settings.per_batch_size * len(devices))
+    return partial(PartialTrainer, embedding, _split_loss(settings, sizes, own), counts, sizes, settings.seed)
+
+
+def _split_loss(settings, counts, own):
+    return lambda network, label: split_loss(settings.loss, network, label, counts, settings.emb_size, **own)
 
 
 def _loss(settings, num_classes, embedding, label):

@@ -85,20 +85,26 @@ def get_head(loss, embedding, label, num_classes, emb_size=None, **settings):
     Returns a Head; the class weight is `fc7_weight`, (num_classes, D).
     Raises UserError for an unknown loss or setting, and a value that it cannot have.
     """
-    settings = loss_settings(loss, **settings)
-    return _HEADS.get(loss, _combined)(_Inputs(embedding, label, num_classes, emb_size or _emb_size(embedding)),
-                                       **settings)
+    return build_head(loss, Inputs(embedding, label, num_classes, emb_size or embedding_size(embedding)), **settings)
 
 
-def _emb_size(embedding):
+def build_head(loss, inputs, **settings):
+    """A Head on Inputs. Raises UserError as `get_head` does."""
+    return _HEADS.get(loss, _combined)(inputs, **loss_settings(loss, **settings))
+
+
+def embedding_size(embedding):
     """The width of a network's embedding; None where it shows only when bound."""
     if "data" not in embedding.list_arguments() or embedding.name == "data":
         return None
     return embedding.infer_shape(data=(1, 3, 112, 112))[1][0][1]
 
 
-class _Inputs:
-    """What a head is built on: embedding (N, D), label (N,), C classes, each with K centres."""
+class Inputs:
+    """What a head is built on: embedding (N, D), label (N,), C classes, each with K centres.
+
+    Whatever has a row or a column for each class goes through its methods alone, so that a subclass may split it.
+    """
 
     def __init__(self, embedding, label, num_classes, emb_size):
         self.embedding = mx.sym.cast(embedding, "float32")  # of a network in float16, too
@@ -108,9 +114,11 @@ class _Inputs:
     def weight(self, centres=1):
         """fc7_weight, (C·K, D)."""
         if centres not in self._weights:
-            shape = self.emb_size and (self.num_classes * centres, self.emb_size)
-            self._weights[centres] = mx.sym.Variable("fc7_weight", shape=shape, init=mx.init.Normal(0.01))
+            self._weights[centres] = self._variable(centres)
         return self._weights[centres]
+
+    def _variable(self, centres):
+        return class_weight("fc7_weight", self.num_classes * centres, self.emb_size)
 
     def norm(self):
         """‖x‖, (N,)."""
@@ -121,16 +129,22 @@ class _Inputs:
         return mx.sym.FullyConnected(self.embedding, self.weight(), num_hidden=self.num_classes, no_bias=no_bias,
                                      name="fc7")
 
+    def each(self, logits, function):
+        """function of logits (N, C), or of rows (C, ...), that treats every class by itself."""
+        return function(logits)
+
+    def against(self, features, rows, centres=1, name=None):
+        """features (N, D) times the rows (C·K, D), the greatest over the K centres of a class: (N, C)."""
+        logits = mx.sym.FullyConnected(features, rows, num_hidden=self.num_classes * centres, no_bias=True, name=name)
+        return nearest(logits, self.num_classes, centres)
+
     def cosines(self, scale, features=None, centres=1):
         """(scale·cos θ_j, (N, C); ŵ). The scale goes onto the embeddings: one pass less over the (N, C) logits."""
-        unit = mx.sym.L2Normalization(self.weight(centres), mode="instance", name="fc7_centres")
+        unit = self.each(self.weight(centres), lambda rows: mx.sym.L2Normalization(rows, mode="instance"))
         if features is None:
             features = mx.sym.L2Normalization(self.embedding, mode="instance", name="fc1n")
             features = mx.sym.broadcast_mul(features, scale) if isinstance(scale, mx.sym.Symbol) else features * scale
-        logits = mx.sym.FullyConnected(features, unit, num_hidden=self.num_classes * centres, no_bias=True, name="fc7")
-        if centres > 1:
-            logits = mx.sym.max(mx.sym.reshape(logits, (-1, self.num_classes, centres)), axis=2)
-        return logits, unit
+        return self.against(features, unit, centres, "fc7"), unit
 
     def scaled_cosines(self, scale, centres=1):
         """(scale·cos θ_j; the scale; ŵ). scale: a number, of which 0 stands for ‖x‖, or a symbol of shape (1, 1)."""
@@ -147,6 +161,30 @@ class _Inputs:
         """The label's logit, (N,)."""
         return mx.sym.pick(logits, self.label, axis=1)
 
+    def of_label(self, rows):
+        """The row of each label, (N, D), of rows (C, D)."""
+        return mx.sym.take(rows, self.label)
+
+    def scattered(self, values):
+        """Rows (C, D) with the values (N, D) at their labels; those of a class must be the same."""
+        return mx.sym.scatter_nd(values, mx.sym.expand_dims(self.label, 0), shape=(self.num_classes, self.emb_size))
+
+    def row_max(self, logits):
+        """The highest logit of each row, (N,)."""
+        return mx.sym.max(logits, axis=1)
+
+    def row_sum(self, logits):
+        """The sum of each row, (N,)."""
+        return mx.sym.sum(logits, axis=1)
+
+    def class_states(self, name):
+        """A state with a row for each class, (C, D), 0 at the start."""
+        return state(name, 0, (self.num_classes, self.emb_size))
+
+    def next_states(self, states, moves):
+        """The symbols that say what such a state, moved by `moves` (C, D), shall be in the next step: a list."""
+        return [next_state(states, states + moves)]
+
     def spread(self, scalar):
         """A symbol of shape (1,) as (N,)."""
         return mx.sym.broadcast_like(scalar, self.label)
@@ -157,11 +195,15 @@ class _Inputs:
         One copy of the logits, of which one number a row is touched: MXNet 1.9.1 has no differentiable assignment in
         place. (A one-hot mask and its products, as in the original, are three more arrays of (N, C).)
         """
-        row = mx.sym.cast(mx.sym.contrib.arange_like(self.label, axis=0), "int64")
-        place = row * self.num_classes + mx.sym.cast(self.label, "int64")  # in integers: float32 counts to 2²⁴ only
-        flat = mx.sym.reshape(logits, (-1, 1))
-        changed = mx.sym.contrib.index_copy(flat, place, mx.sym.reshape(target, (-1, 1)))
-        return mx.sym.reshape(changed, (-1, self.num_classes), name="fc7_margin")
+        return replaced(logits, self.label, target, self.num_classes)
+
+
+def replaced(logits, columns, values, width):
+    """Logits (N, width) with `values` (N,) in the columns (N,)."""
+    row = mx.sym.cast(mx.sym.contrib.arange_like(columns, axis=0), "int64")
+    place = row * width + mx.sym.cast(columns, "int64")  # in integers: float32 counts to 2²⁴ only
+    changed = mx.sym.contrib.index_copy(mx.sym.reshape(logits, (-1, 1)), place, mx.sym.reshape(values, (-1, 1)))
+    return mx.sym.reshape(changed, (-1, width))
 
 
 def _norm(vectors):
@@ -169,19 +211,30 @@ def _norm(vectors):
     return mx.sym.sqrt(mx.sym.sum(mx.sym.square(vectors), axis=1) + 1e-20)
 
 
-def _state(name, start, shape=(1,)):
+def class_weight(name, rows, emb_size):
+    """A variable of (rows, emb_size); emb_size None: found when it is bound."""
+    return mx.sym.Variable(name, shape=emb_size and (rows, emb_size), init=mx.init.Normal(0.01))
+
+
+def nearest(logits, classes, centres):
+    """The greatest over the K centres of a class, (N, C), of logits (N, C·K)."""
+    return logits if centres == 1 else mx.sym.max(mx.sym.reshape(logits, (-1, classes, centres)), axis=2)
+
+
+def state(name, start, shape=(1,)):
+    """A variable that no gradient changes; see Head."""
     return mx.sym.Variable(f"fc7_{name}{STATE}", shape=shape, init=mx.init.Constant(start))
 
 
-def _next(state, value):
-    """The symbol that says what `state` shall be in the next step."""
-    return mx.sym.BlockGrad(value, name=state.name + NEXT)
+def next_state(variable, value):
+    """The symbol that says what this state shall be in the next step."""
+    return mx.sym.BlockGrad(value, name=variable.name + NEXT)
 
 
-def _moved(state, value, share):
-    """The moving mean of `state` and `value`, a symbol of shape (1,), and its symbol for the next step."""
-    value = mx.sym.BlockGrad(state * (1 - share) + value * share)
-    return value, _next(state, value)
+def _moved(variable, value, share):
+    """The moving mean of a state and a value, a symbol of shape (1,), and its symbol for the next step."""
+    value = mx.sym.BlockGrad(variable * (1 - share) + value * share)
+    return value, next_state(variable, value)
 
 
 def _softmax(inputs, fc7_no_bias, loss_incay):
@@ -189,20 +242,20 @@ def _softmax(inputs, fc7_no_bias, loss_incay):
     logits = inputs.softmax(fc7_no_bias)
     if not loss_incay:
         return Head(logits, [], None)
-    correct = mx.sym.BlockGrad(inputs.at_label(logits) >= mx.sym.max(logits, axis=1))
+    correct = mx.sym.BlockGrad(inputs.at_label(logits) >= inputs.row_max(logits))
     return Head(logits, [], loss_incay * correct / mx.sym.maximum(mx.sym.square(inputs.norm()), 1e-10))
 
 
 def _centre(inputs, fc7_no_bias, loss_centre, loss_alpha):
     """Softmax with the centre loss (Wen et al., 2016): λ/2·‖x − c_y‖², c_j moved by α·Σ(x − c_j)/(1 + n_j)."""
-    centres = _state("centre", 0, (inputs.num_classes, inputs.emb_size))
-    away = inputs.embedding - mx.sym.BlockGrad(mx.sym.take(centres, inputs.label))
+    centres = inputs.class_states("centre")
+    away = inputs.embedding - mx.sym.BlockGrad(inputs.of_label(centres))
     same = mx.sym.broadcast_equal(mx.sym.expand_dims(inputs.label, 1), mx.sym.expand_dims(inputs.label, 0))  # (N, N)
     move = mx.sym.broadcast_div(mx.sym.dot(same, away), 1 + mx.sym.sum(same, axis=1, keepdims=True)) * loss_alpha
     # Images of a class all have its move, of which one is taken.
-    moves = mx.sym.scatter_nd(move, mx.sym.expand_dims(inputs.label, 0), shape=(inputs.num_classes, inputs.emb_size))
+    states = inputs.next_states(centres, inputs.scattered(move))
     penalty = mx.sym.sum(mx.sym.square(away), axis=1) * (loss_centre / 2)
-    return Head(inputs.softmax(fc7_no_bias), [_next(centres, centres + moves)], penalty)
+    return Head(inputs.softmax(fc7_no_bias), states, penalty)
 
 
 def _combined(inputs, loss_s, loss_m1, loss_m2, loss_m3, loss_intra, loss_inter, loss_mhe, loss_s_start, margin_start,
@@ -241,8 +294,8 @@ def _warm_up(start, steps):
 
 def _step():
     """The number of this step, from 0, as a symbol of shape (1,), and the states of a Head that counts it."""
-    step = _state("step", 0)
-    return mx.sym.BlockGrad(step), [_next(step, step + 1)]
+    step = state("step", 0)
+    return mx.sym.BlockGrad(step), [next_state(step, step + 1)]
 
 
 def _penalties(inputs, cosine, centres, loss_k, intra, inter, mhe):
@@ -257,13 +310,13 @@ def _penalties(inputs, cosine, centres, loss_k, intra, inter, mhe):
     parts = [margins.angle(cosine) * (intra / math.pi)] if intra else []
     if inter or mhe:
         others = inputs.num_classes - 1
-        between = mx.sym.FullyConnected(mx.sym.take(centres, inputs.label), centres, no_bias=True,
-                                        num_hidden=inputs.num_classes)
+        between = inputs.against(inputs.of_label(centres), centres)
         between = inputs.with_target(between, inputs.spread(mx.sym.ones((1,))))  # itself, without a gradient
         if inter:
-            parts.append(mx.sym.sum(margins.angle(between), axis=1) * (-inter / (math.pi * others)))
+            parts.append(inputs.row_sum(inputs.each(between, margins.angle)) * (-inter / (math.pi * others)))
         if mhe:
-            energy = mx.sym.sum(1 / (2 - 2 * inputs.with_target(between, inputs.spread(-mx.sym.ones((1,))))), axis=1)
+            opposite = inputs.with_target(between, inputs.spread(-mx.sym.ones((1,))))
+            energy = inputs.row_sum(inputs.each(opposite, lambda cosines: 1 / (2 - 2 * cosines)))
             parts.append((energy - 0.25) * (mhe / others))  # itself counted as its own opposite
     return sum(parts[1:], parts[0]) if parts else None
 
@@ -287,7 +340,7 @@ def _sphereface(inputs, loss_s, loss_m1, **annealing):
 
 def _lsoftmax(inputs, loss_m1, **annealing):
     """L-Softmax (Liu et al., 2016): ‖w_y‖·‖x‖·ψ(θ_y), w_j·x: the class weight keeps its length."""
-    logits, own = inputs.softmax(True), mx.sym.take(inputs.weight(), inputs.label)
+    logits, own = inputs.softmax(True), inputs.of_label(inputs.weight())
     length = inputs.norm() * _norm(own)
     target, states = _annealed(inputs, loss_m1, inputs.at_label(logits) / length, **annealing)
     return Head(inputs.with_target(logits, length * target), states, None)
@@ -300,10 +353,15 @@ def _curricularface(inputs, loss_s, loss_m2):
     """
     logits, _ = inputs.cosines(1)
     cosine = inputs.at_label(logits)
-    now, state = _moved(_state("target_mean", 0), _batch_mean(cosine), 0.01)
-    hard = mx.sym.broadcast_greater(logits, mx.sym.expand_dims(mx.sym.cos(margins.angle(cosine) + loss_m2), 1))
-    logits = mx.sym.where(hard, logits * mx.sym.broadcast_add(logits, mx.sym.reshape(now, (1, 1))), logits)
-    return Head(loss_s * inputs.with_target(logits, margins.monotonic_arcface(cosine, loss_m2)), [state], None)
+    now, moved = _moved(state("target_mean", 0), _batch_mean(cosine), 0.01)
+    limit = mx.sym.expand_dims(mx.sym.cos(margins.angle(cosine) + loss_m2), 1)
+
+    def harder(logits):
+        hard = mx.sym.broadcast_greater(logits, limit)
+        return mx.sym.where(hard, logits * mx.sym.broadcast_add(logits, mx.sym.reshape(now, (1, 1))), logits)
+
+    logits = inputs.with_target(inputs.each(logits, harder), margins.monotonic_arcface(cosine, loss_m2))
+    return Head(inputs.each(logits, lambda part: loss_s * part), [moved], None)
 
 
 def _batch_mean(values):
@@ -335,8 +393,8 @@ def _adaface(inputs, loss_s, loss_m, loss_h):
     mean = _batch_mean(norms)
     deviation = mx.sym.sqrt(mx.sym.sum(mx.sym.square(mx.sym.broadcast_sub(norms, mean)), axis=0, keepdims=True)
                             / mx.sym.maximum(mx.sym.sum(mx.sym.ones_like(norms), axis=0, keepdims=True) - 1, 1))
-    mean, mean_state = _moved(_state("norm_mean", 20), mean, 0.01)
-    deviation, deviation_state = _moved(_state("norm_deviation", 100), deviation, 0.01)
+    mean, mean_state = _moved(state("norm_mean", 20), mean, 0.01)
+    deviation, deviation_state = _moved(state("norm_deviation", 100), deviation, 0.01)
     quality = mx.sym.clip((norms - inputs.spread(mean)) / (inputs.spread(deviation) + 1e-3) * loss_h, -1, 1)
     theta = margins.angle(inputs.at_label(logits) / loss_s) - loss_m * quality
     target = mx.sym.cos(mx.sym.clip(theta, 1e-3, math.pi - 1e-3)) - loss_m * (1 + quality)
@@ -349,6 +407,13 @@ _HEADS = {  # those that are no combined margin
 }
 
 
+def cross_entropy(logits, label):
+    """(The cross entropy of each image, (N,); whether its label's logit is the highest, (N,).)"""
+    log_probability = mx.sym.log_softmax(logits, axis=1)
+    target = mx.sym.pick(log_probability, label, axis=1)
+    return -target, target >= mx.sym.max(log_probability, axis=1)
+
+
 def classification_loss(head, label):
     """Cross entropy and whether the label's logit is the highest, as the outputs of a training graph.
 
@@ -357,8 +422,10 @@ def classification_loss(head, label):
     (N,), 1 or 0, without gradient; and the head's states.
     """
     head = head if isinstance(head, Head) else Head(head, [], None)
-    log_probability = mx.sym.log_softmax(head.logits, axis=1)
-    target = mx.sym.pick(log_probability, label, axis=1)
-    correct = target >= mx.sym.max(log_probability, axis=1)
-    loss = -target if head.penalty is None else head.penalty - target
+    return training_outputs(head, *cross_entropy(head.logits, label))
+
+
+def training_outputs(head, loss, correct):
+    """The outputs that `classification_loss` describes. loss, correct: (N,)."""
+    loss = loss if head.penalty is None else loss + head.penalty
     return mx.sym.Group([mx.sym.MakeLoss(loss, name="loss"), mx.sym.BlockGrad(correct, name="correct"), *head.states])

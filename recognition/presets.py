@@ -32,6 +32,8 @@ SETTINGS = {  # key: (default, what it is)
     "per_batch_size": (128, "images in a batch of each device"),
     "kvstore": ("device", "MXNet kvstore that sums gradients: device or local"),
     "devices": ("", "devices with commas between, such as gpu0,gpu1 or cpu,cpu; empty: all GPUs, else the CPU"),
+    "class_parallel": (False, "split the classes of the head over the devices, for more than one device holds"),
+    "sample_rate": (1.0, "share of the classes that a step uses, those of the batch and random others (PartialFC)"),
     "max_steps": (0, "steps to train; 0: no such end"),
     "epochs": (0, "epochs to train; 0: no such end"),
     "seed": (0, "seed of everything random"),
@@ -95,6 +97,8 @@ def resolve(own, config, typed):
     for key, known in _CHOICES.items():
         if resolved[key] not in known:
             raise unknown_name(key, resolved[key], map(str, known))
+    if not 0 < resolved.sample_rate <= 1:
+        raise UserError(f"sample_rate {resolved.sample_rate}: expected a share of the classes, more than 0, at most 1")
     if resolved.seed >= 2 ** 32:
         raise UserError(f"seed {resolved.seed}: expected less than {2 ** 32}")
     if "images_per_identity" in resolved:
@@ -115,7 +119,8 @@ def add_flags(parser, keys, own=None):
     for key in keys:
         default, meaning = SETTINGS.get(key, (None, _MEANINGS.get(key, "setting of the network or the loss")))
         default = (own or {}).get(key, default)
-        parser.add_argument(f"--{key.replace('_', '-')}", type=_type_of(default), default=argparse.SUPPRESS,
+        switch = dict(nargs="?", const=True) if isinstance(default, bool) else {}  # --memonger, or --memonger 0
+        parser.add_argument(f"--{key.replace('_', '-')}", type=_type_of(default), default=argparse.SUPPRESS, **switch,
                             help=f"{meaning} (default: {default!r})".replace("%", "%%"))
 
 

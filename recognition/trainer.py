@@ -37,23 +37,31 @@ class Trainer:
             raise UserError(f"a batch of {self.batch_size} images cannot be shared evenly by {len(devices)} devices")
         shape = (1,) + tuple(batches.provide_data[0].shape[1:])
         network = graph.for_device(embedding, devices[0], data=shape)
-        symbol = loss(network, mx.sym.Variable(LABEL))
-        self._states = {name[:-len(_NEXT)]: number for number, name in enumerate(symbol.list_outputs())
-                        if name.endswith(_NEXT)}
-        self.module = mx.mod.Module(symbol, ["data"], [LABEL], context=devices, fixed_param_names=[*self._states])
-        self.module.bind(batches.provide_data, batches.provide_label)
-        self.module.init_params(initializer, arg_params, aux_params, allow_missing=True, allow_extra=True)
+        self._bind(network, loss, batches)
+        self._init_params(initializer, arg_params or {}, aux_params or {})
         self._scheduler = None
         if lr_steps or lr_warmup:
             self._scheduler = mx.lr_scheduler.MultiFactorScheduler(list(lr_steps) or [sys.maxsize], 0.1, base_lr=lr,
                                                                    warmup_steps=lr_warmup)
         self._optimizer = mx.optimizer.SGD(learning_rate=lr, momentum=momentum, wd=wd, lr_scheduler=self._scheduler,
                                            rescale_grad=1 / self.batch_size)
-        for position, set_factors in enumerate((self._optimizer.set_lr_mult, self._optimizer.set_wd_mult)):
-            set_factors({name: factors[position] for name, factors in (multipliers or {}).items()})
-        self.module.init_optimizer(kvstore=kvstore, optimizer=self._optimizer)
+        self._init_optimizer(kvstore, multipliers or {})
         self.steps = self.epoch = 0
         self._outputs, self._seen = deque(), []
+
+    def _bind(self, network, loss, batches):
+        symbol = loss(network, mx.sym.Variable(LABEL))
+        self._states = find_states(symbol)
+        self.module = mx.mod.Module(symbol, ["data"], [LABEL], context=self.devices,
+                                    fixed_param_names=[*self._states])
+        self.module.bind(batches.provide_data, batches.provide_label)
+
+    def _init_params(self, initializer, arg_params, aux_params):
+        self.module.init_params(initializer, arg_params, aux_params, allow_missing=True, allow_extra=True)
+
+    def _init_optimizer(self, kvstore, multipliers):
+        set_multipliers(self._optimizer, multipliers)
+        self.module.init_optimizer(kvstore=kvstore, optimizer=self._optimizer)
 
     @property
     def lr(self):
@@ -63,17 +71,22 @@ class Trainer:
     def step(self, batch):
         """One step of SGD on a batch. Returns before it is computed; raises NotFinite where the loss of an earlier
         step is not finite."""
+        outputs = self._compute(batch)
+        self.steps += 1
+        # Copies: the arrays themselves are written over by the steps that are under way when they are read.
+        self._outputs.append([[part.copy() for part in parts] for parts in outputs])
+        if len(self._outputs) > _STEPS_AHEAD:
+            self._collect()
+
+    def _compute(self, batch):
+        """Forward, backward, update. Returns losses and hits of the batch, a list of a part from each device."""
         self.module.forward_backward(batch)
         self.module.update()
-        self.steps += 1
         outputs = self.module.get_outputs(merge_multi_context=False)
-        # Copies: the arrays themselves are written over by the steps that are under way when they are read.
-        self._outputs.append([[part.copy() for part in parts] for parts in outputs[:2]])
         for name, number in self._states.items():
             for executor, value in zip(self.module._exec_group.execs, outputs[number]):  # Module has no call for it
                 value.copyto(executor.arg_dict[name])
-        if len(self._outputs) > _STEPS_AHEAD:
-            self._collect()
+        return outputs[:2]
 
     def _collect(self):
         step = self.steps - len(self._outputs) + 1
@@ -96,12 +109,27 @@ class Trainer:
         Raises NotFinite where one is not, so that no such model is saved.
         """
         mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's statistics be read before the step that changes them is done
-        found = self.module.get_params()
+        found = self._all_params()
         broken = sorted(name for part in found for name, array in part.items()
                         if not np.isfinite(array.asnumpy()).all())
         if broken:
             raise NotFinite(f"{len(broken)} arrays are not finite after step {self.steps}, {broken[0]} among them")
         return found
+
+
+    def _all_params(self):
+        return self.module.get_params()
+
+
+def find_states(symbol):
+    """The arguments of a training graph that it gives next values of: name -> number of the output."""
+    return {name[:-len(_NEXT)]: number for number, name in enumerate(symbol.list_outputs()) if name.endswith(_NEXT)}
+
+
+def set_multipliers(optimizer, multipliers):
+    """Set factors of rate and weight decay. multipliers: dict array name -> (factor, factor)."""
+    for position, set_factors in enumerate((optimizer.set_lr_mult, optimizer.set_wd_mult)):
+        set_factors({name: factors[position] for name, factors in multipliers.items()})
 
 
 class Callback:

@@ -17,6 +17,7 @@ class TestLayers:
         settings = settings_of()
         expected = dict(network="r100", loss="arcface", dataset="emore", lr=0.1, lr_steps="100000,160000,220000",
                         wd=0.0005, mom=0.9, per_batch_size=128, ckpt=3, verbose=2000, frequent=20, kvstore="device",
+                        class_parallel=False,
                         models_root="./models", num_layers=100, emb_size=512, net_output="E", loss_s=64.0,
                         loss_m2=0.5, ckpt_embedding=True)
         assert {key: settings[key] for key in expected} == expected

@@ -133,6 +133,37 @@ class TestRun:
         assert done.returncode == 0, done.stderr
         assert "4 steps of 8 images an epoch on cpu(0), cpu(1)" in done.stdout
 
+    def test_class_parallel(self, dataset, tmp_path):
+        """From the same model the same losses as with a plain head on the same devices; models in the plain form."""
+        losses, shared = [], [*SMALL[:-1], "4", "--dataset", dataset, "--max-steps", 2, "--frequent", 1, "--ckpt", 2,
+                              "--ckpt-embedding", 0, "--lr", 0.001]
+        folder = f"y1-arcface-{dataset.name}"
+        runs = dict(first=["cpu,cpu", "--class-parallel"], plain=["cpu,cpu,cpu"],
+                    split=["cpu,cpu,cpu", "--class-parallel", "1"])
+        for name, flags in runs.items():
+            start = ["--pretrained", tmp_path / "first" / folder / "model"] if losses else []
+            done = run(*shared, *start, "--models-root", tmp_path / name, "--devices", *flags)
+            assert done.returncode == 0, done.stderr
+            lines = (tmp_path / name / folder / "train.jsonl").read_text().splitlines()
+            losses.append([json.loads(line)["loss"] for line in lines if '"progress"' in line])
+            head = mx.nd.load(str(tmp_path / name / folder / "model-0001.params"))["arg:fc7_weight"]
+            assert head.shape == (4, 16)
+        np.testing.assert_allclose(*losses[1:], rtol=1e-3)
+
+    def test_class_parallel_needs_classes(self, dataset, tmp_path):
+        assert "--loss contrastive has no classes to split" in fails(
+            *SMALL, "--loss", "contrastive", "--dataset", dataset, "--class-parallel", "--models-root", tmp_path)
+        assert "4 classes for 5 devices" in fails(
+            *SMALL[:-1], "4", "--dataset", dataset, "--class-parallel", "--models-root", tmp_path, "--devices",
+            "cpu,cpu,cpu,cpu,cpu")
+
+    def test_partial_fc(self, dataset, tmp_path):
+        flags = [*SMALL, "--dataset", dataset, "--models-root", tmp_path, "--max-steps", 2]
+        done = run(*flags, "--sample-rate", 0.5)
+        assert done.returncode == 0, done.stderr
+        assert "expected a share of the classes" in fails(*flags, "--sample-rate", 0)
+        assert "--fc7-no-bias 1" in fails(*flags, "--sample-rate", 0.5, "--loss", "softmax")
+
     def test_benchmark_and_test_io(self, dataset):
         for flags in (["--benchmark", "--num-classes", 9, "--max-steps", 2], ["--test-io", "--dataset", dataset]):
             done = run(*SMALL, *flags)

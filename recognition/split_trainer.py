@@ -1,0 +1,85 @@
+"""Training with the classes split over the devices: the network data-parallel, the head class-parallel."""
+import copy
+
+from common.mxnet_setup import mx
+from recognition.class_parallel import PART, group, merge_params, split_params
+from recognition.trainer import LABEL, Trainer, find_states, set_multipliers
+
+_EMBEDDING = "embedding"
+
+
+class SplitTrainer(Trainer):
+    """A Trainer whose head has a part on each device.
+
+    loss: callable, (embedding symbol (N, D), label symbol) -> training symbol, of operators in the groups
+    `class_parallel.group(0)`, ..., see `class_parallel.split_loss`; counts: the classes of each part, as many parts as
+    devices. The rest as for Trainer. arg_params and `params` hold the head in its plain form, fc7_weight in one.
+    """
+
+    def __init__(self, embedding, loss, counts, devices, batches, *args, **kwargs):
+        self._counts = counts
+        super().__init__(embedding, loss, devices, batches, *args, **kwargs)
+
+    def _bind(self, network, loss, batches):
+        self.module = mx.mod.Module(network, ["data"], None, context=self.devices)
+        self.module.bind(batches.provide_data)
+        shape, = (shape for _, shape in self.module.output_shapes)
+        symbol = loss(mx.sym.Variable(_EMBEDDING), mx.sym.Variable(LABEL))
+        self._states = find_states(symbol)
+        unlearnt = {LABEL, *self._states}
+        self._head = symbol.simple_bind(
+            self.devices[0], group2ctx={group(part): device for part, device in enumerate(self.devices)},
+            grad_req={name: "null" if name in unlearnt else "write" for name in symbol.list_arguments()},
+            **{_EMBEDDING: shape, LABEL: (self.batch_size,)})
+        self._attributes = symbol.attr_dict()
+        self._names = [name for name in symbol.list_arguments() if name not in unlearnt | {_EMBEDDING}]
+
+    def _init_params(self, initializer, arg_params, aux_params):
+        super()._init_params(initializer, arg_params, aux_params)
+        self._arrays = self._make_arrays()
+        given = split_params(arg_params, self._counts)
+        for name, array in self._arrays.items():
+            if name in given:
+                given[name].copyto(array)
+            else:
+                initializer(mx.init.InitDesc(name, self._attributes.get(name, {})), array)
+
+    def _make_arrays(self):
+        """The parameters and states of the head: name -> NDArray."""
+        return {name: self._head.arg_dict[name] for name in [*self._names, *self._states]}
+
+    def _init_optimizer(self, kvstore, multipliers):
+        super()._init_optimizer(kvstore, multipliers)
+        optimizer = mx.optimizer.SGD(
+            learning_rate=self._optimizer.lr, momentum=self._optimizer.momentum, wd=self._optimizer.wd,
+            lr_scheduler=copy.copy(self._scheduler), rescale_grad=self._optimizer.rescale_grad)
+        set_multipliers(optimizer, {name: multipliers[stem] for name in self._names for stem in multipliers
+                                    if name.startswith(f"{stem}{PART}")})
+        optimizer.idx2name = dict(enumerate(self._names))  # given earlier, it would spare biases the decay
+        self._update = mx.optimizer.get_updater(optimizer)
+
+    def _compute(self, batch):
+        self.module.forward(batch, is_train=True)
+        embedding, = self.module.get_outputs()  # of all devices, on the first
+        embedding.copyto(self._head.arg_dict[_EMBEDDING])
+        self._prepare(batch.label[0]).copyto(self._head.arg_dict[LABEL])
+        outputs = self._head.forward(is_train=True)
+        self._head.backward()
+        self.module.backward([self._head.grad_dict[_EMBEDDING]])
+        self.module.update()
+        for number, name in enumerate(self._names):
+            self._update(number, self._gradient(name), self._arrays[name])
+        for name, number in self._states.items():
+            outputs[number].copyto(self._head.arg_dict[name])
+        return [[outputs[0]], [outputs[1]]]
+
+    def _prepare(self, label):
+        """Get the head ready for a batch of these labels; returns them as the head is to have them."""
+        return label
+
+    def _gradient(self, name):
+        return self._head.grad_dict[name]
+
+    def _all_params(self):
+        arg_params, aux_params = self.module.get_params()
+        return {**arg_params, **merge_params(self._arrays)}, aux_params
