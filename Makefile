@@ -1,4 +1,4 @@
-# make demo: install, render faces, train on them, verify others, dump features, report.  make test: ruff and all tests.
+# make demo: install, render faces, train on them, verify and identify others, report.  make test: ruff and all tests.
 # Each makes a virtual environment of its own, and makes it again only when setup.py changes.
 
 SUITABLE = import sys; sys.exit(not (3, 8) <= sys.version_info[:2] <= (3, 12))
@@ -27,11 +27,14 @@ demo: .venv-demo/ready
 	$(DEMO) eval/gen_megaface.py --model $(MODEL) --output demo/features --batch-size 64 \
 		--facescrub-lst $(FACES)/facescrub_lst --facescrub-root $(FACES)/facescrub \
 		--megaface-lst $(FACES)/megaface_lst --megaface-root $(FACES)/megaface
+	$(DEMO) eval/megaface.py --feature-dir demo/features --output demo/megaface \
+		--facescrub-lst $(FACES)/facescrub_lst --megaface-lst $(FACES)/megaface_lst \
+		--facescrub-noises "" --megaface-noises ""
 	$(DEMO) datasets/render.py --sheet demo/faces.png
 	$(DEMO) eval/report.py demo --output demo/report.html
 	@echo; echo "made: demo/report.html (all of it on one page), demo/models (model, log, settings, report),"
 	@echo "      demo/verification (ROC, scores, wrong decisions, results.json), demo/features (MegaFace features),"
-	@echo "      demo/faces.png (the rendered faces), datasets/demo (the data)"
+	@echo "      demo/megaface (their scores), demo/faces.png (the rendered faces), datasets/demo (the data)"
 
 test: .venv-test/ready
 	.venv-test/bin/ruff check .
