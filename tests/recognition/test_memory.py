@@ -24,6 +24,8 @@ def test_feature_maps_are_about_what_mxnet_plans(network):
     told = memory.network_bytes(symbol, mx.cpu(), shape)
     assert told["feature maps"] == pytest.approx(planned(graph.for_device(symbol, mx.cpu(), data=shape), data=shape),
                                                  rel=0.25)
+    on_gpu = memory.network_bytes(symbol, mx.gpu(0), shape)["feature maps"]  # where the graph stays as it is
+    assert on_gpu == pytest.approx(planned(symbol, data=shape), rel=0.25)
     assert memory.network_bytes(symbol, mx.cpu(), shape, memonger=True)["feature maps"] < 0.6 * told["feature maps"]
 
 
