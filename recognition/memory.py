@@ -23,7 +23,8 @@ def network_bytes(embedding, device, batch_shape, memonger=False):
     sizes = dict(zip(inner.list_outputs(), map(prod, inner.infer_shape(data=batch_shape)[1])))
     params = sum(size for name, size in sizes.items() if name in inputs and name != "data")
     maps = sum(size for name, size in sizes.items() if name not in inputs)
-    return {"network": 3 * 4 * params, "feature maps": int(4 * maps * _KEPT[device.device_type] * (_MIRRORED if memonger else 1))}
+    kept = _KEPT[device.device_type] * (_MIRRORED if memonger else 1)
+    return {"network": 3 * 4 * params, "feature maps": int(4 * maps * kept)}
 
 
 def head_bytes(loss, rows, emb_size, batch_size, stored_rows=None):
