@@ -330,7 +330,7 @@ def test_the_original_reads_a_merged_set(new, training_folder, jpegs):
 @pytest.fixture
 def small_float32(monkeypatch):
     """As if float32 counted to 16 alone."""
-    monkeypatch.setattr(training_set_module, "_EXACT", 16)
+    monkeypatch.setattr(training_set_module, "EXACT", 16)
 
 
 def test_more_images_than_float32_can_count(new, small_float32, caplog):
