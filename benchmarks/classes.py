@@ -119,13 +119,13 @@ def measure(sizes, rounds, steps):
                     raise UserError(f"measuring {peer} with {num_classes} classes failed, see above")
                 found[peer].append(json.loads(done.stdout.splitlines()[-1]))
         best = {peer: min(values) for peer, values in found.items()}
-        weights = num_classes * EMB_SIZE * 4 * 3 / 2 ** 20
+        weight = num_classes * EMB_SIZE * 4 / 2 ** 20
         for peer, (milliseconds, megabytes) in best.items():
             rows.append(dict(
                 classes=num_classes, head=peer, ms_per_step=f"{milliseconds:.1f}",
                 time_over_original=f"{milliseconds / best['original'][0]:.2f}", megabytes=f"{megabytes:.0f}",
                 memory_over_original=f"{megabytes / best['original'][1]:.2f}",
-                megabytes_beyond_weights=f"{megabytes - weights:.0f}", machine=machine()))
+                megabytes_beyond_weight=f"{megabytes - weight:.0f}", machine=machine()))
     return rows
 
 
