@@ -4,7 +4,6 @@ A file is a matrix of one column as OpenCV stored it: int32 rows (the dimensions
 (float), then the float32 values, all little-endian. A list names an image a line, relative to its root:
 `person/image` for FaceScrub, `a1/a2/image` for MegaFace. `<set>/<entry>_<algo>.bin` is the feature of an entry.
 """
-import hashlib
 import os
 import struct
 import zlib
@@ -21,6 +20,7 @@ from common.errors import DataError, UserError
 from common.files import read_bytes, write_bytes, write_text
 from datasets.images import UnreadableImage, decode_into
 from eval.embeddings import embed_flipped
+from eval.results import hash_file
 
 DEPTHS = {"facescrub": 2, "megaface": 3}  # parts of an entry that name its feature file
 _HEADER = struct.Struct("<4i")
@@ -115,7 +115,7 @@ def claim(output, algo, models):
 
     models: dict of a model's name to its parameter file. Raises UserError where other parameters made what is there.
     """
-    digests = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in models.items()}
+    digests = {name: hash_file(path) for name, path in models.items()}
     text = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
     path = Path(output, f"{algo}_models.txt")
     if not path.exists():

@@ -14,6 +14,7 @@ from eval.results import (
     make_trace,
     picture,
     read_results,
+    record_path,
     write_results,
 )
 
@@ -122,7 +123,7 @@ def write(args, protocol, title, figures, tables, figures_drawn, files, **more):
     others = [old for old in (read_results(path) if path.exists() else [])
               if (old["protocol"], old.get("target")) != (protocol, args.target)]
     write_results(args.output, [*others, entry])
-    append_record(args.record or args.output / "evaluations.csv", entry)
+    append_record(record_path(args.record, args.output), entry)
     print(f"pictures and {RESULTS}: {args.output}")
 
 

@@ -4,7 +4,7 @@
 """
 from pathlib import Path
 
-from eval.results import append_record, make_entry, make_trace, picture, table, write_results
+from eval.results import append_record, make_entry, make_trace, picture, record_path, table, write_results
 
 
 def report_lines(scores, ranks):
@@ -77,7 +77,7 @@ def write_report(scores, ranks, output, algo, models=None, files=(), record=""):
                        make_tables(scores, ranks), _write_pictures(scores, title, output), trace,
                        remarks=scores.remarks, index_recall=scores.recall)
     write_results(output, [entry])
-    append_record(record or Path(output, "evaluations.csv"), entry)
+    append_record(record_path(record, output), entry)
     return entry
 
 

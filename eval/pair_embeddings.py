@@ -9,6 +9,7 @@ from common.embeddings import ahead, normalise
 from common.errors import unknown_name
 from common.files import replacing
 from datasets.embedding_store import hash_model
+from eval.embeddings import mirrored
 from eval.results import hash_file
 
 FLIPS = ("sum", "concat", "none")
@@ -35,7 +36,7 @@ def embed_target(target, embed, flip="sum", batch_size=64, progress=True):
         batches = ahead(lambda start: target.decode_these(numbers[min(start, len(numbers) - size):][:size]), starts)
         for start, images in zip(starts, batches):
             new = min(size, len(numbers) - start)
-            views = [images] if flip == "none" else [images, np.ascontiguousarray(images[..., ::-1])]
+            views = [images] if flip == "none" else [images, mirrored(images)]
             passes.append(np.stack([np.asarray(embed(view))[-new:] for view in views]))
             bar.update(new)
     return np.concatenate(passes, axis=1)

@@ -126,6 +126,11 @@ def add_record_flag(parser):
                         "commit, command, machine); empty: evaluations.csv beside the results")
 
 
+def record_path(record, output):
+    """The CSV that --record names, else that beside the results."""
+    return Path(record or Path(output, "evaluations.csv"))
+
+
 def append_record(path, entry):
     """Append an entry's row to a CSV, which is begun where it is missing. Several processes may append to one file.
 

@@ -28,7 +28,7 @@ from datasets.targets import load_target
 from eval import metrics
 from eval.operating_points import ExactTar, OperatingPoint, exact_tars, operating_points
 from eval.pair_embeddings import FLIPS, EmbeddingCache, check_flip, embed_target, mean_norm, pair_embeddings
-from eval.results import add_record_flag, append_record, write_results
+from eval.results import add_record_flag, append_record, record_path, write_results
 from eval.verification_report import exact_lines, report_lines, write_epochs, write_verification
 
 FARS = (1e-3, 1e-4)
@@ -284,7 +284,7 @@ def main():
     found = verify(models, targets, output, lambda model: Embedder(model, devices, args.batch_size, image_shape),
                    args.nfolds, args.flip, args.mode, args.batch_size * len(devices),
                    cache=None if args.cache == "none" else args.cache or Path(output, "embeddings"),
-                   record=args.record or Path(output, "evaluations.csv"), seed=args.seed)
+                   record=record_path(args.record, output), seed=args.seed)
     for name, epoch, test_ in found:
         lines = report_lines(f"[{name}][{epoch}]", test_, args.flip) + exact_lines(f"[{name}][{epoch}]", test_)
         print("\n".join(lines), flush=True)

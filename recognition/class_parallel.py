@@ -53,12 +53,12 @@ class SplitInputs(heads.Inputs):
 
     def _variable(self, centres):
         return self._parts(lambda part, count: heads.class_weight(
-            f"fc7_weight{PART}{part}", count * centres, self.emb_size), self._counts)
+            part_name("fc7_weight", part), count * centres, self.emb_size), self._counts)
 
     def softmax(self, no_bias):
         """w_j·x + b_j."""
         return self._parts(lambda part, count, rows: mx.sym.FullyConnected(
-            self.embedding, rows, *[] if no_bias else [mx.sym.Variable(f"fc7_bias{PART}{part}", shape=(count,))],
+            self.embedding, rows, *[] if no_bias else [mx.sym.Variable(part_name("fc7_bias", part), shape=(count,))],
             num_hidden=count, no_bias=no_bias), self._counts, self.weight())
 
     def each(self, logits, function):
@@ -145,11 +145,12 @@ def split_params(params, counts):
             continue
         ends = np.cumsum(counts) * (array.shape[0] // sum(counts))
         for part, (start, end) in enumerate(zip([0, *ends], ends)):
-            found[_part_name(name, part)] = array[int(start):int(end)]
+            found[part_name(name, part)] = array[int(start):int(end)]
     return found
 
 
-def _part_name(name, part):
+def part_name(name, part):
+    """The name of a part's array, of that of the plain head's."""
     stem, suffix = (name[:-len(heads.STATE)], heads.STATE) if name.endswith(heads.STATE) else (name, "")
     return f"{stem}{PART}{part}{suffix}"
 

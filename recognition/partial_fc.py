@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from common.mxnet_setup import mx
-from recognition.class_parallel import PART
+from recognition.class_parallel import PART, part_name
 from recognition.split_trainer import SplitTrainer
 
 
@@ -39,9 +39,9 @@ class PartialTrainer(SplitTrainer):
 
     def _make_arrays(self):
         arrays = super()._make_arrays()
-        self._centres = arrays[f"fc7_weight{PART}0"].shape[0] // self._sizes[0]
+        self._centres = arrays[part_name("fc7_weight", 0)].shape[0] // self._sizes[0]
         for part, (count, device) in enumerate(zip(self._counts, self.devices)):
-            name = f"fc7_weight{PART}{part}"
+            name = part_name("fc7_weight", part)
             arrays[name] = mx.nd.zeros((count * self._centres, arrays[name].shape[1]), device)
         return arrays
 
@@ -59,7 +59,7 @@ class PartialTrainer(SplitTrainer):
         return mx.nd.array(found, self.devices[0])
 
     def _fetch(self, part, rows):
-        name = f"fc7_weight{PART}{part}"
+        name = part_name("fc7_weight", part)
         self._rows.append(mx.nd.array(rows, self.devices[part], np.int64))
         mx.nd.take(self._arrays[name], self._rows[part], out=self._head.arg_dict[name])
 

@@ -50,9 +50,7 @@ class SplitTrainer(Trainer):
 
     def _init_optimizer(self, kvstore, multipliers):
         super()._init_optimizer(kvstore, multipliers)
-        optimizer = mx.optimizer.SGD(
-            learning_rate=self._optimizer.lr, momentum=self._optimizer.momentum, wd=self._optimizer.wd,
-            lr_scheduler=copy.copy(self._scheduler), rescale_grad=self._optimizer.rescale_grad)
+        optimizer = self._sgd(lr_scheduler=copy.copy(self._scheduler))
         set_multipliers(optimizer, {name: multipliers[stem] for name in self._names for stem in multipliers
                                     if name.startswith(f"{stem}{PART}")})
         optimizer.idx2name = dict(enumerate(self._names))  # given earlier, it would spare biases the decay

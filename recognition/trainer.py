@@ -1,6 +1,7 @@
 """The training loop: a symbol, an iterator and a list of callbacks. It knows no network and no loss by name."""
 import sys
 from collections import deque
+from functools import partial
 
 import numpy as np
 
@@ -43,8 +44,9 @@ class Trainer:
         if lr_steps or lr_warmup:
             self._scheduler = mx.lr_scheduler.MultiFactorScheduler(list(lr_steps) or [sys.maxsize], 0.1, base_lr=lr,
                                                                    warmup_steps=lr_warmup)
-        self._optimizer = mx.optimizer.SGD(learning_rate=lr, momentum=momentum, wd=wd, lr_scheduler=self._scheduler,
-                                           rescale_grad=1 / self.batch_size)
+        self._sgd = partial(mx.optimizer.SGD, learning_rate=lr, momentum=momentum, wd=wd,
+                            rescale_grad=1 / self.batch_size)
+        self._optimizer = self._sgd(lr_scheduler=self._scheduler)
         self._init_optimizer(kvstore, multipliers or {})
         self.steps = self.epoch = 0
         self._outputs, self._seen = deque(), []
