@@ -9,7 +9,7 @@ below a threshold; thresholds are chosen on nine tenths of the pairs and judged 
 import re
 import sys
 import tempfile
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import List, NamedTuple
 
@@ -123,19 +123,22 @@ def _tar_at_far(distances, issame, far, nfolds):
                     float(known[2].mean()), thresholds)
 
 
-def test(target, embed, nfolds=10, flip="sum", batch_size=64, progress=True, cache=None, seed=0):
+def test(target, embed, nfolds=10, flip="sum", batch_size=64, progress=True, seed=0):
     """Embed a verification target and score it.
 
     target: a `datasets.packs.Pack` or `datasets.templates.TemplateSet`. embed: callable, images (N, 3, H, W) uint8 RGB
-    -> (N, D), not normalised; not called where the cache has all. flip: what becomes of mirrored images, see
-    `pair_embeddings`. Images that a pack holds several times are embedded once. batch_size: images decoded and embedded
-    at once. progress: show a bar. cache: an EmbeddingCache. seed: of the bootstrap. Returns a Test.
+    -> (N, D), not normalised. flip: what becomes of mirrored images, see `pair_embeddings`. Images that a pack holds
+    several times are embedded once. batch_size: images decoded and embedded at once. progress: show a bar. seed: of the
+    bootstrap. Returns a Test.
     Raises UserError for pairs that `evaluate` refuses, and where an embedding is zero or not finite.
     """
     check_flip(flip)
     check_pack(target, nfolds)  # before anything is computed
-    compute = partial(embed_target, target, embed, flip, batch_size, progress)
-    passes = cache.passes(target, flip, compute) if cache else compute()
+    return score(target, embed_target(target, embed, flip, batch_size, progress), nfolds, flip, seed)
+
+
+def score(target, passes, nfolds=10, flip="sum", seed=0):
+    """Score a verification target. passes: what `embed_target` gives; the rest as for `test`. Returns a Test."""
     embeddings = pair_embeddings(target, passes, flip)
     return Test(evaluate(embeddings, target.issame, nfolds, seed=seed), mean_norm(target, passes, flip), embeddings)
 
@@ -160,12 +163,16 @@ def verify(models, targets, output, make_embedder, nfolds=10, flip="sum", mode=0
     record: CSV that gets a row for each (see `eval.results`). Several models are drawn as a curve in the end.
     """
     check_flip(flip)
+    for target in targets:
+        check_pack(target, nfolds)  # before anything is computed
     _check_writable(output)
     entries, curves = [], {}
     for model in models:
-        embed, kept = _Once(make_embedder, model), EmbeddingCache(cache, model)
+        embedder, kept = lru_cache(1)(partial(make_embedder, model)), EmbeddingCache(cache, model)
         for target in targets:
-            found = test(target, embed, nfolds, flip, batch_size, progress, kept, seed)
+            passes = kept.passes(target, flip, lambda target=target, embedder=embedder: embed_target(
+                target, embedder(), flip, batch_size, progress))
+            found = score(target, passes, nfolds, flip, seed)
             entries.append(write_verification(model, target, found, flip, output, mode))
             write_results(output, entries)
             if record:
@@ -175,17 +182,6 @@ def verify(models, targets, output, make_embedder, nfolds=10, flip="sum", mode=0
             yield target.name, epoch, found
     if len(models) > 1:
         write_results(output, entries + [write_epochs(models, curves, output)])
-
-
-class _Once:
-    """Calls what make(model) gives, which is made when it is first needed."""
-
-    def __init__(self, make, model):
-        self._make, self._model, self._embed = make, model, None
-
-    def __call__(self, images):
-        self._embed = self._embed or self._make(self._model)
-        return self._embed(images)
 
 
 def _check_writable(folder):
