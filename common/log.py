@@ -7,10 +7,10 @@ from common.errors import UserError
 
 
 class RunLog:
-    """The log of one run. folder: where the two files are appended to; None: the terminal alone."""
+    """The log of one run. folder: where the two files are appended to; None: the terminal alone. quiet: not there."""
 
-    def __init__(self, folder=None):
-        self._files = {}
+    def __init__(self, folder=None, quiet=False):
+        self._files, self._quiet = {}, quiet
         if folder is not None:
             try:
                 Path(folder).mkdir(parents=True, exist_ok=True)
@@ -21,7 +21,8 @@ class RunLog:
 
     def line(self, text):
         """Say a line."""
-        print(text, flush=True)
+        if not self._quiet:
+            print(text, flush=True)
         if self._files:
             self._files["train.log"].write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 

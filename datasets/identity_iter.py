@@ -32,14 +32,17 @@ class IdentityIter(mx.io.DataIter):
 
     training_set: a TrainingSet; batch_size: of all devices together; images_per_identity: at most so many of each,
     drawn anew in every epoch, which gives the identities one after the other in a new order. One may be cut by the end
-    of a batch. rand_mirror, color, cutoff: see `Augmentation`. All this hangs on (seed, epoch).
+    of a batch. part_index, num_parts: of several processes, see ImageIter. rand_mirror, color, cutoff: see
+    `Augmentation`. All this hangs on (seed, epoch).
     Attributes: epoch (from 0) and position, the batches given of this epoch; num_batches in an epoch.
     A batch's `index` holds the record numbers of its images.
     Raises UserError where the set has no two images of one identity, or no two identities, or too few for a batch.
     """
 
-    def __init__(self, training_set, batch_size, images_per_identity=5, seed=0, **augmentation):
+    def __init__(self, training_set, batch_size, images_per_identity=5, seed=0, part_index=0, num_parts=1,
+                 **augmentation):
         super().__init__(batch_size)
+        self._parts = dict(part_index=part_index, num_parts=num_parts)
         self.provide_data = [mx.io.DataDesc("data", (batch_size, 3, *training_set.image_shape), np.uint8, "NCHW")]
         self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size,), np.float32, "N")]
         self._set, self._most, self._seed, self._augmentation = training_set, images_per_identity, seed, augmentation
@@ -71,10 +74,11 @@ class IdentityIter(mx.io.DataIter):
             self._stream.close()
 
     def _count_batches(self, images):
-        if images < self.batch_size:
+        whole = self.batch_size * self._parts["num_parts"]
+        if images < whole:
             raise UserError(f"{self._set.folder}: {images} images, at most {self._most} of an identity, are fewer than "
-                            f"one batch of {self.batch_size}")
-        return int(images // self.batch_size)
+                            f"one batch of {whole}")
+        return int(images // whole)
 
     def _batches(self, random):
         """Yield the batches of an epoch."""
@@ -91,5 +95,5 @@ class IdentityIter(mx.io.DataIter):
 
     def _read(self, order, random):
         images, seed = Ordered(self._set, order), random.randint(1 << 31)
-        with closing(ImageIter(images, self.batch_size, seed, False, **self._augmentation)) as reader:
+        with closing(ImageIter(images, self.batch_size, seed, False, **self._parts, **self._augmentation)) as reader:
             yield from reader

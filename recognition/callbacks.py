@@ -30,7 +30,7 @@ class Progress(Callback):
     def _say(self, trainer):
         loss, accuracy = trainer.take_metrics()  # waits until the steps are computed
         now, steps = time.time(), trainer.steps - self._last
-        speed = steps * trainer.batch_size / (now - self._since)
+        speed = steps * trainer.batch_size * trainer.workers.size / (now - self._since)
         text = (f"Epoch[{trainer.epoch}] Batch [{trainer.steps}{f'/{self._total}' if self._total else ''}]\t"
                 f"Speed: {speed:.2f} samples/sec\tloss={loss:.4f}\tacc={accuracy:.4f}\tlr={trainer.lr:g}")
         if self._total:
@@ -53,6 +53,23 @@ def _bar(share, width=20):
 def _clock(seconds):
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+class Average(Callback):
+    """Where a verification is due: the means of what the workers do not share, see `Trainer.average`.
+
+    Every worker has it, before all that ask for the parameters; the first alone goes on to these.
+    """
+
+    def __init__(self, verbose):
+        self._verbose = verbose
+
+    def step(self, trainer):
+        if trainer.steps % self._verbose == 0:
+            trainer.average()
+
+    def finish(self, trainer):
+        trainer.average()
 
 
 class Verification(Callback):

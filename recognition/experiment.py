@@ -5,6 +5,8 @@ from itertools import islice
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from common.checkpoint import load_pretrained
 from common.devices import get_devices
 from common.embedder import Embedder
@@ -25,6 +27,7 @@ from recognition.partial_fc import PartialTrainer, sample_sizes
 from recognition.split_trainer import SplitTrainer
 from recognition.trainer import LABEL, NotFinite, Trainer, fit
 from recognition.triplet_iter import TripletIter
+from recognition.workers import Alone, connect
 from symbols import get_symbol, network_settings
 from symbols.flops import flops
 
@@ -38,22 +41,35 @@ def model_prefix(settings):
 
 
 def train(settings):
-    """Read, train, verify and save, as `settings` say (see `presets.resolve`). Returns the model's prefix."""
+    """Read, train, verify and save, as `settings` say (see `presets.resolve`). Returns the model's prefix.
+
+    Of several workers (--kvstore dist_sync and others) the first alone says, verifies and saves; the others meanwhile
+    go on to the next step, whose sum they wait for.
+    """
+    with connect(settings.kvstore) as workers:
+        return _train(settings, workers)
+
+
+def _train(settings, workers):
+    leads = workers.rank == 0
     dataset = find_dataset(settings.dataset)
-    packs, missing = _packs(settings, dataset)
+    packs, missing = _packs(settings, dataset) if leads else ([], [])
     training_set = open_images(dataset.folder, settings.data_images_filter)
-    batches = _batches(settings, training_set)
+    batches = _batches(settings, training_set, workers)
     told = memory_lines(settings, dataset.num_classes, dataset.image_shape)
-    trainer = make_trainer(settings, batches, dataset.num_classes)
+    workers.check(_shared_facts(settings, training_set, batches))
+    trainer = make_trainer(settings, batches, dataset.num_classes, workers)
     prefix = model_prefix(settings)
-    log, total = RunLog(prefix.parent), _total_steps(settings, batches.num_batches)
+    log = RunLog(prefix.parent) if leads else RunLog(quiet=True)
+    total = _total_steps(settings, batches.num_batches)
     description = _description(settings, trainer, training_set, batches, total) + told + missing
     for line in description:
         log.line(line)
     files = [path for name in ("property", "train.idx", "train.checksums")  # train.rec would take minutes to hash
              for path in [dataset.folder / name] if path.is_file()] + [path for pack in packs for path in pack.files]
     log.record("start", step=trainer.steps, description=description[1:], trace=make_trace(files=files))
-    presets.save_settings(prefix.parent, settings)
+    if leads:
+        presets.save_settings(prefix.parent, settings)
     progress = callbacks.Progress(log, settings.frequent, total)
     verification = callbacks.Verification(log, packs, settings.verbose, progress)
     if isinstance(batches, TripletIter):
@@ -65,17 +81,26 @@ def train(settings):
         stored = mx.sym.SoftmaxOutput(_head(settings, dataset.num_classes, stored, label).logits, label, name="softmax",
                                       normalization="valid")
     saver = callbacks.Checkpoint(log, prefix, settings.ckpt, verification, callbacks.save_symbol(stored))
+    watching = [progress, callbacks.Average(settings.verbose)] + ([verification, saver] if leads else [])
     try:
-        fit(trainer, batches, [progress, verification, saver], settings.max_steps, settings.epochs)
+        fit(trainer, batches, watching, settings.max_steps, settings.epochs)
     except NotFinite as error:
         kept = f"the last good checkpoint is {saver.path}" if saver.path else "no checkpoint had been saved"
         raise UserError(f"{error}; {kept}; {_advice(settings)}") from error
     finally:
         batches.close()
-        if settings.report:
+        if settings.report and leads:
             _report(prefix.parent, log)
         log.close()
     return prefix
+
+
+def _shared_facts(settings, training_set, batches):
+    """What the workers must agree on: settings, but for those that name things of a machine, data, and batches."""
+    shared = {key: value for key, value in settings.items()
+              if key not in ("dataset", "models_root", "pretrained", "devices", "targets", "report", "ckpt")}
+    return {**shared, "images": len(training_set), "identities": training_set.num_classes,
+            "images of a batch": batches.batch_size}
 
 
 def _report(folder, log):
@@ -99,18 +124,23 @@ def _advice(settings):
 
 
 def benchmark(settings, num_classes=None):
-    """Samples per second of training on one synthetic batch; num_classes: None for those of the data set."""
+    """Samples per second of training on one synthetic batch; num_classes: None for those of the data set.
+
+    Of several workers the first returns what all do together, the others None.
+    """
     devices = get_devices(settings.devices)
     num_classes = num_classes or find_dataset(settings.dataset).num_classes
-    batches = SyntheticIter(settings.per_batch_size * len(devices), (112, 112), num_classes, settings.seed)
-    trainer = make_trainer(settings, batches, num_classes)
-    return _rate(trainer.step, batches, settings.max_steps or _BENCHMARK_STEPS)
+    with connect(settings.kvstore) as workers:
+        batches = SyntheticIter(settings.per_batch_size * len(devices), (112, 112), num_classes, settings.seed)
+        trainer = make_trainer(settings, batches, num_classes, workers)
+        rate = _rate(trainer.step, batches, settings.max_steps or _BENCHMARK_STEPS)
+    return None if workers.rank else rate * workers.size
 
 
 def test_io(settings):
     """Samples per second of the reader alone, over one epoch or `max_steps` batches; triplets are not mined."""
     images = open_images(find_dataset(settings.dataset).folder, settings.data_images_filter)
-    batches = _batches(settings, images, mined=False)
+    batches = _batches(settings, images, Alone(), mined=False)
     steps = min(settings.max_steps or batches.num_batches, batches.num_batches)
     rate = _rate(lambda batch: None, batches, steps, warm_up=0)
     batches.close()
@@ -128,10 +158,10 @@ def _rate(step, batches, steps, warm_up=_WARM_UP):
     return steps * batches.batch_size / (time.time() - started)
 
 
-def _batches(settings, training_set, mined=True):
+def _batches(settings, training_set, workers, mined=True):
     devices = len(get_devices(settings.devices))
     how = dict(batch_size=settings.per_batch_size * devices, seed=settings.seed, rand_mirror=settings.data_rand_mirror,
-               color=settings.data_color, cutoff=settings.data_cutoff)
+               color=settings.data_color, cutoff=settings.data_cutoff, part_index=workers.rank, num_parts=workers.size)
     if "images_per_identity" not in settings:
         return ImageIter(training_set, **how)
     how.update(images_per_identity=settings.images_per_identity)
@@ -156,8 +186,11 @@ def _packs(settings, dataset):
     return packs, missing
 
 
-def make_trainer(settings, batches, num_classes):
-    """A Trainer of the network and the head that `settings` name, begun from the pretrained model if one is named."""
+def make_trainer(settings, batches, num_classes, workers=None):
+    """A Trainer of the network and the head that `settings` name, begun from the pretrained model if one is named.
+
+    workers: see `recognition.workers.connect`; None: this process alone.
+    """
     mx.random.seed(settings.seed)
     embedding = _network(settings)
     arg_params, aux_params = {}, {}
@@ -170,9 +203,12 @@ def make_trainer(settings, batches, num_classes):
     make = partial(Trainer, embedding, lambda network, label: _loss(settings, num_classes, network, label))
     if settings.class_parallel or settings.sample_rate < 1:
         make = _split_trainer(settings, num_classes, embedding, devices)
-    return make(devices, batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
-                presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
-                {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore, settings.lr_warmup)
+    trainer = make(devices, batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
+                   presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
+                   {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, workers, settings.lr_warmup)
+    if trainer.workers.rank:  # dropout that the others do not have
+        mx.random.seed(np.random.RandomState([settings.seed, trainer.workers.rank]).randint(1 << 31))
+    return trainer
 
 
 def _network(settings):
@@ -246,19 +282,19 @@ def _total_steps(settings, steps_per_epoch):
 
 
 def _description(settings, trainer, training_set, batches, total):
-    shape = (1, 3) + training_set.image_shape
+    shape, workers = (1, 3) + training_set.image_shape, trainer.workers.size
     sizes = trainer.embedding.infer_shape(data=shape)[0]
     count = sum(prod(size) for name, size in zip(trainer.embedding.list_arguments(), sizes) if name != "data")
     warm_up = f" reached in {settings.lr_warmup} steps" if settings.lr_warmup else ""
     steps = f"{batches.num_batches:,} steps" if batches.num_batches else "as many steps as triplets are found for,"
     end = f"{settings.epochs} epochs" if settings.epochs else "no end set (--max-steps, --epochs): stop it with Ctrl-C"
     end = f"{total} steps" if total else end
+    devices = ", ".join(map(str, trainer.devices)) + (f" of each of {workers} workers" if workers > 1 else "")
     return [
         "settings: " + " ".join(f"{key}={value}" for key, value in sorted(settings.items())),
         f"network {settings.network}: {count:,} parameters, {flops(trainer.embedding, shape) / 1e9:.2f} GFLOPs a face",
         f"data set {training_set.folder}: {training_set.num_classes:,} identities, {len(training_set):,} images of "
-        f"{shape[2]}x{shape[3]}; {steps} of {batches.batch_size} "
-        f"images an epoch on {', '.join(map(str, trainer.devices))}",
+        f"{shape[2]}x{shape[3]}; {steps} of {batches.batch_size * workers} images an epoch on {devices}",
         f"learning rate {settings.lr:g}{warm_up}, divided by ten after steps {settings.lr_steps or 'none'}; {end}",
     ]
 

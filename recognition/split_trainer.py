@@ -43,13 +43,14 @@ class SplitTrainer(Trainer):
                 given[name].copyto(array)
             else:
                 initializer(mx.init.InitDesc(name, self._attributes.get(name, {})), array)
+        self.workers.share(self._arrays)
 
     def _make_arrays(self):
         """The parameters and states of the head: name -> NDArray."""
         return {name: self._head.arg_dict[name] for name in [*self._names, *self._states]}
 
-    def _init_optimizer(self, kvstore, multipliers):
-        super()._init_optimizer(kvstore, multipliers)
+    def _init_optimizer(self, multipliers):
+        super()._init_optimizer(multipliers)
         optimizer = self._sgd(lr_scheduler=copy.copy(self._scheduler))
         set_multipliers(optimizer, {name: multipliers[stem] for name in self._names for stem in multipliers
                                     if name.startswith(f"{stem}{PART}")})
@@ -66,7 +67,9 @@ class SplitTrainer(Trainer):
         self.module.backward([self._head.grad_dict[_EMBEDDING]])
         self.module.update()
         for number, name in enumerate(self._names):
-            self._update(number, self._gradient(name), self._arrays[name])
+            gradient = self._gradient(name)
+            self.workers.sum(name, gradient)
+            self._update(number, gradient, self._arrays[name])
         for name, number in self._states.items():
             outputs[number].copyto(self._head.arg_dict[name])
         return [[outputs[0]], [outputs[1]]]

@@ -44,7 +44,9 @@ def main():
     if flags.test_io:
         print(f"{experiment.test_io(settings):.1f} samples/s")
     elif flags.benchmark:
-        print(f"{experiment.benchmark(settings, flags.num_classes):.1f} samples/s")
+        rate = experiment.benchmark(settings, flags.num_classes)
+        if rate is not None:
+            print(f"{rate:.1f} samples/s")
     else:
         experiment.train(settings)
 

@@ -8,6 +8,8 @@ import numpy as np
 from common import graph
 from common.errors import UserError
 from common.mxnet_setup import mx
+from recognition.heads import STATE
+from recognition.workers import Alone
 
 LABEL = "softmax_label"
 _NEXT = "_next_output"
@@ -28,12 +30,14 @@ class Trainer:
     initializer: mx.init.Initializer. arg_params, aux_params: dict name -> NDArray to begin with; what they lack is
     initialised. lr, lr_steps, momentum, wd: SGD, its rate divided by ten after each of these steps; lr_warmup: steps in
     which the rate rises from 0 to lr, in proportion. Weight decay acts on every array, as the original's does.
-    multipliers: dict array name -> (factor of the rate, factor of the decay).
+    multipliers: dict array name -> (factor of the rate, factor of the decay). workers: those of other machines, see
+    `workers.connect`; batches are then this worker's part. All begin with the parameters of the first.
     """
 
     def __init__(self, embedding, loss, devices, batches, initializer, arg_params=None, aux_params=None, lr=0.1,
-                 lr_steps=(), momentum=0.9, wd=0.0005, multipliers=None, kvstore="device", lr_warmup=0):
+                 lr_steps=(), momentum=0.9, wd=0.0005, multipliers=None, workers=None, lr_warmup=0):
         self.embedding, self.devices, self.batch_size = embedding, devices, batches.batch_size
+        self.workers, self._means = workers or Alone(), {}
         if self.batch_size % len(devices):
             raise UserError(f"a batch of {self.batch_size} images cannot be shared evenly by {len(devices)} devices")
         shape = (1,) + tuple(batches.provide_data[0].shape[1:])
@@ -45,9 +49,9 @@ class Trainer:
             self._scheduler = mx.lr_scheduler.MultiFactorScheduler(list(lr_steps) or [sys.maxsize], 0.1, base_lr=lr,
                                                                    warmup_steps=lr_warmup)
         self._sgd = partial(mx.optimizer.SGD, learning_rate=lr, momentum=momentum, wd=wd,
-                            rescale_grad=1 / self.batch_size)
+                            rescale_grad=1 / (self.batch_size * self.workers.size))
         self._optimizer = self._sgd(lr_scheduler=self._scheduler)
-        self._init_optimizer(kvstore, multipliers or {})
+        self._init_optimizer(multipliers or {})
         self.steps = self.epoch = 0
         self._outputs, self._seen = deque(), []
 
@@ -60,10 +64,14 @@ class Trainer:
 
     def _init_params(self, initializer, arg_params, aux_params):
         self.module.init_params(initializer, arg_params, aux_params, allow_missing=True, allow_extra=True)
+        if self.workers.size > 1:
+            arg_params, aux_params = self.module.get_params()
+            self.workers.share({**arg_params, **aux_params})
+            self.module.set_params(arg_params, aux_params)
 
-    def _init_optimizer(self, kvstore, multipliers):
+    def _init_optimizer(self, multipliers):
         set_multipliers(self._optimizer, multipliers)
-        self.module.init_optimizer(kvstore=kvstore, optimizer=self._optimizer)
+        self.module.init_optimizer(kvstore=self.workers.kvstore, optimizer=self._optimizer)
 
     @property
     def lr(self):
@@ -74,7 +82,7 @@ class Trainer:
         """One step of SGD on a batch. Returns before it is computed; raises NotFinite where the loss of an earlier
         step is not finite."""
         outputs = self._compute(batch)
-        self.steps += 1
+        self.steps, self._means = self.steps + 1, {}
         # Copies: the arrays themselves are written over by the steps that are under way when they are read.
         self._outputs.append([[part.copy() for part in parts] for parts in outputs])
         if len(self._outputs) > _STEPS_AHEAD:
@@ -98,12 +106,21 @@ class Trainer:
         self._seen.append(found)
 
     def take_metrics(self):
-        """Mean loss and accuracy of the steps since the last call. Raises NotFinite, as `step` does."""
+        """Mean loss and accuracy of the steps since the last call, over all workers, who call it after the same step.
+        Raises NotFinite, as `step` does."""
         while self._outputs:
             self._collect()
-        loss, accuracy = np.mean(self._seen, axis=0) if self._seen else (np.nan, np.nan)
+        seen = np.mean(self._seen, axis=0) if self._seen else (np.nan, np.nan)
         self._seen = []
-        return float(loss), float(accuracy)
+        return tuple(self.workers.gather(seen).mean(axis=0).tolist())
+
+    def average(self):
+        """Until the next step, let `params` give the means over all workers, who call it after the same step, of what
+        each has of its own: BatchNorm's statistics and the states of the head."""
+        if self.workers.size > 1:
+            arg_params, aux_params = self._all_params()
+            states = {name: array for name, array in arg_params.items() if name.endswith(STATE)}
+            self._means = self.workers.mean({**states, **aux_params})
 
     def params(self):
         """(arg_params, aux_params) as dict name -> NDArray on the CPU, head included, as they are after this step.
@@ -111,13 +128,13 @@ class Trainer:
         Raises NotFinite where one is not, so that no such model is saved.
         """
         mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's statistics be read before the step that changes them is done
-        found = self._all_params()
+        found = tuple({name: self._means.get(name, array) for name, array in part.items()}
+                      for part in self._all_params())
         broken = sorted(name for part in found for name, array in part.items()
                         if not np.isfinite(array.asnumpy()).all())
         if broken:
             raise NotFinite(f"{len(broken)} arrays are not finite after step {self.steps}, {broken[0]} among them")
         return found
-
 
     def _all_params(self):
         return self.module.get_params()
