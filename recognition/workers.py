@@ -102,11 +102,10 @@ class Together(mx.kvstore.KVStoreBase):
         return array.asnumpy()
 
     def check(self, facts):
-        ranks = [0] * self.size
-        ranks[self.rank] = 1
-        if self.gather(ranks).sum(axis=0).min() < 1:
-            raise UserError(f"worker {self.rank}: another of the {self.size} workers has this number too; expected "
-                            f"DMLC_WORKER_ID from 0 to {self.size - 1}, each once")
+        counts = self.gather([1]).ravel().astype(int)
+        if counts.max() > 1:
+            raise UserError(f"of {self.size} workers, {counts.max()} have DMLC_WORKER_ID {counts.argmax()}; expected "
+                            f"0 to {self.size - 1}, each once")
         rows = self.gather([zlib.crc32(json.dumps(value).encode()) for value in facts.values()])
         for key, column in zip(facts, rows.T):
             others = np.flatnonzero(column != column[self.rank])

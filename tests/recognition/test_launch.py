@@ -94,12 +94,11 @@ def test_what_each_role_is_told(tmp_path):
                            '$DMLC_PS_ROOT_URI $DMLC_NODE_HOST"; echo low >&2', servers=2)
     out, err = done.communicate(timeout=30)
     assert done.returncode == 0
-    assert sorted(out.splitlines()) == [
-        "[scheduler] scheduler  of 2 and 2 at 127.0.0.1 127.0.0.1", "[server 0] server  of 2 and 2 at 127.0.0.1 127.0.0.1",
-        "[server 1] server  of 2 and 2 at 127.0.0.1 127.0.0.1", "[worker 0] worker 0 of 2 and 2 at 127.0.0.1 127.0.0.1",
-        "[worker 1] worker 1 of 2 and 2 at 127.0.0.1 127.0.0.1", "line: "]
-    assert sorted(err.splitlines()) == [f"[{name}] low" for name in
-                                        ("scheduler", "server 0", "server 1", "worker 0", "worker 1")]
+    names = {"scheduler": "scheduler ", "server 0": "server ", "server 1": "server ", "worker 0": "worker 0",
+             "worker 1": "worker 1"}
+    assert sorted(out.splitlines()) == [*(f"[{name}] {told} of 2 and 2 at 127.0.0.1 127.0.0.1"
+                                          for name, told in names.items()), "line: "]
+    assert sorted(err.splitlines()) == [f"[{name}] low" for name in names]
 
 
 def test_one_fails_and_all_are_stopped(tmp_path):
