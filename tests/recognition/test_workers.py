@@ -1,6 +1,7 @@
 """Several workers against one: sums by hand, then real trainings on the loopback interface."""
 import importlib.util
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -117,8 +118,9 @@ def finish(job):
 def horovodrun(*flags):
     if not importlib.util.find_spec("horovod"):
         pytest.skip("Horovod is not installed; docs/many-machines.md says how it is built")
-    return subprocess.run([Path(sys.executable).with_name("horovodrun"), "--gloo", "-np", "2", sys.executable,
-                           ROOT / "recognition/train.py", *map(str, flags)], text=True, capture_output=True)
+    command = shlex.join(map(str, [sys.executable, ROOT / "recognition/train.py", *flags]))
+    return subprocess.run([Path(sys.executable).with_name("horovodrun"), "--gloo", "-np", "2", "sh", "-c", command],
+                          text=True, capture_output=True)
 
 
 def params(folder, name, epoch=1):
