@@ -180,6 +180,8 @@ def connect(kvstore):
         workers = Horovod() if kvstore == "horovod" else ParameterServer(kvstore)
     try:
         yield workers
-    except BaseException:
+    except BaseException as error:
         workers.leave()
+        if isinstance(error, mx.MXNetError) and "Horovod has been shut down" in str(error):
+            raise UserError(f"worker {workers.rank}: another worker has ended, and with it Horovod") from error
         raise
