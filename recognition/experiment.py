@@ -19,7 +19,7 @@ from datasets.targets import load_target
 from eval.results import make_trace
 from eval.verification import check_pack
 from recognition import callbacks, memory, pair_losses, presets
-from recognition.class_parallel import split_evenly, split_loss
+from recognition.class_parallel import split_classes, split_loss
 from recognition.heads import LOSSES, classification_loss, get_head
 from recognition.partial_fc import PartialTrainer, sample_sizes
 from recognition.split_trainer import SplitTrainer
@@ -168,7 +168,7 @@ def make_trainer(settings, batches, num_classes):
             **(head if settings.loss in LOSSES else {}))
     devices = get_devices(settings.devices)
     make = partial(Trainer, embedding, lambda network, label: _loss(settings, num_classes, network, label))
-    if settings.class_parallel or settings.sample_rate < 1:
+    if settings.class_parallel or settings.sample_rate < 1 or _is_large(settings, num_classes, devices):
         make = _split_trainer(settings, num_classes, embedding, devices)
     return make(devices, batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
                 presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
@@ -191,11 +191,21 @@ def memory_lines(settings, num_classes, image_shape):
 
 def _head_bytes(settings, num_classes, num_devices):
     centres, batch_size = settings.get("loss_k", 1), settings.per_batch_size
-    if not settings.class_parallel and settings.sample_rate == 1:
+    if not settings.class_parallel and settings.sample_rate == 1 and num_devices > 1:
         return memory.head_bytes(settings.loss, num_classes * centres, settings.emb_size, batch_size)
-    counts, batch_size = split_evenly(num_classes, num_devices), batch_size * num_devices
-    rows = counts[0] if settings.sample_rate == 1 else sample_sizes(counts, settings.sample_rate, batch_size)[0]
-    return memory.head_bytes(settings.loss, rows * centres, settings.emb_size, batch_size, counts[0] * centres)
+    parts = split_classes(num_classes, num_devices, centres, settings.sample_rate)
+    batch_size, stored = batch_size * num_devices, -(-num_classes // num_devices) * centres
+    if settings.sample_rate == 1:
+        return memory.head_bytes(settings.loss, stored, settings.emb_size, batch_size, block=parts[0] * centres)
+    sizes = sample_sizes(parts, settings.sample_rate, batch_size)
+    rows = -(-sum(sizes) // num_devices) * centres
+    return memory.head_bytes(settings.loss, rows, settings.emb_size, batch_size, stored, sizes[0] * centres)
+
+
+def _is_large(settings, num_classes, devices):
+    """Whether a head on one device is better worked off in parts."""
+    return (len(devices) == 1 and settings.loss in LOSSES
+            and len(split_classes(num_classes, 1, settings.get("loss_k", 1))) > 1)
 
 
 def _split_trainer(settings, num_classes, embedding, devices):
@@ -206,12 +216,13 @@ def _split_trainer(settings, num_classes, embedding, devices):
     if num_classes < len(devices):
         raise UserError(f"{flag}: {num_classes} classes for {len(devices)} devices; expected at least one for each")
     own = {key: settings[key] for key in LOSSES[settings.loss]}
-    counts = split_evenly(num_classes, len(devices))
     if settings.sample_rate == 1:
+        counts = split_classes(num_classes, len(devices), own.get("loss_k", 1))
         return partial(SplitTrainer, embedding, _split_loss(settings, counts, own), counts)
     if settings.loss == "centre" or own.get("loss_inter") or own.get("loss_mhe") or not own.get("fc7_no_bias", True):
         raise UserError(f"--sample-rate {settings.sample_rate}: not with the centre loss, --loss-inter, --loss-mhe or "
                         "a bias (--fc7-no-bias 1), which need every class in every step")
+    counts = split_classes(num_classes, len(devices), own.get("loss_k", 1), settings.sample_rate)
     sizes = sample_sizes(counts, settings.sample_rate, settings.per_batch_size * len(devices))
     return partial(PartialTrainer, embedding, _split_loss(settings, sizes, own), counts, sizes, settings.seed)
 

@@ -40,9 +40,9 @@ class PartialTrainer(SplitTrainer):
     def _make_arrays(self):
         arrays = super()._make_arrays()
         self._centres = arrays[part_name("fc7_weight", 0)].shape[0] // self._sizes[0]
-        for part, (count, device) in enumerate(zip(self._counts, self.devices)):
+        for part, count in enumerate(self._counts):
             name = part_name("fc7_weight", part)
-            arrays[name] = mx.nd.zeros((count * self._centres, arrays[name].shape[1]), device)
+            arrays[name] = mx.nd.zeros((count * self._centres, arrays[name].shape[1]), self._device(part))
         return arrays
 
     def _prepare(self, label):
@@ -60,11 +60,11 @@ class PartialTrainer(SplitTrainer):
 
     def _fetch(self, part, rows):
         name = part_name("fc7_weight", part)
-        self._rows.append(mx.nd.array(rows, self.devices[part], np.int64))
+        self._rows.append(mx.nd.array(rows, self._device(part), np.int64))
         mx.nd.take(self._arrays[name], self._rows[part], out=self._head.arg_dict[name])
 
     def _gradient(self, name):
         """The gradient of the drawn rows alone: SGD leaves the others and their momenta as they are."""
         part = int(name.rpartition(PART)[2])
         return mx.nd.sparse.row_sparse_array((self._head.grad_dict[name], self._rows[part]),
-                                             shape=self._arrays[name].shape, ctx=self.devices[part])
+                                             shape=self._arrays[name].shape, ctx=self._device(part))
