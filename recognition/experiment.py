@@ -80,7 +80,7 @@ def _train(settings, resume, workers):
         try:
             parts = _callbacks(settings, log, total, packs, stored, batches, about, stopped, workers)
             if state:
-                resuming.restore(state, batches, parts)
+                resuming.restore(state, batches, parts.present())
             ended = _fit(settings, trainer, batches, parts, log, stopped)
         finally:
             batches.close()
