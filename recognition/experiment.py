@@ -19,9 +19,11 @@ from datasets.targets import load_target
 from eval.results import make_trace
 from eval.verification import check_pack
 from recognition import callbacks, memory, pair_losses, presets
+from recognition import resume as resuming
 from recognition.class_parallel import split_evenly, split_loss
 from recognition.heads import LOSSES, classification_loss, get_head
 from recognition.partial_fc import PartialTrainer, sample_sizes
+from recognition.signals import Stopped, StopSignals
 from recognition.split_trainer import SplitTrainer
 from recognition.trainer import LABEL, NotFinite, Trainer, fit
 from recognition.triplet_iter import TripletIter
@@ -37,45 +39,97 @@ def model_prefix(settings):
     return Path(settings.models_root, f"{settings.network}-{settings.loss}-{dataset}", "model")
 
 
-def train(settings):
-    """Read, train, verify and save, as `settings` say (see `presets.resolve`). Returns the model's prefix."""
+def train(settings, resume=False):
+    """Read, train, verify and save, as `settings` say (see `presets.resolve`). Returns the model's prefix.
+
+    resume: go on with the training that is in the model's folder, see docs/resume.md. Asked to stop by SIGINT or
+    SIGTERM, it saves its state and raises what `StopSignals.end` does.
+    """
     dataset = find_dataset(settings.dataset)
     packs, missing = _packs(settings, dataset)
     training_set = open_images(dataset.folder, settings.data_images_filter)
     batches = _batches(settings, training_set)
+    prefix, trace = model_prefix(settings), _trace(dataset, packs)
+    about = resuming.about(settings, get_devices(settings.devices), dataset.folder, trace["files"])
+    state, said = resuming.find_state(prefix, about) if resume else (None, [])
     told = memory_lines(settings, dataset.num_classes, dataset.image_shape)
-    trainer = make_trainer(settings, batches, dataset.num_classes)
-    prefix = model_prefix(settings)
-    log, total = RunLog(prefix.parent), _total_steps(settings, batches.num_batches)
-    description = _description(settings, trainer, training_set, batches, total) + told + missing
+    trainer = make_trainer(settings, batches, dataset.num_classes, state)
+    said += [] if state else resuming.set_aside(prefix)
+    log, total = RunLog(prefix.parent, trainer.steps if state else None), _total_steps(settings, batches.num_batches)
+    resuming.remove_unfinished(prefix.parent)
+    description = _description(settings, trainer, training_set, batches, total) + told + missing + said
     for line in description:
         log.line(line)
-    files = [path for name in ("property", "train.idx", "train.checksums")  # train.rec would take minutes to hash
-             for path in [dataset.folder / name] if path.is_file()] + [path for pack in packs for path in pack.files]
-    log.record("start", step=trainer.steps, description=description[1:], trace=make_trace(files=files))
+    log.record("resume" if state else "start", step=trainer.steps, description=description[1:], trace=trace)
     presets.save_settings(prefix.parent, settings)
-    progress = callbacks.Progress(log, settings.frequent, total)
-    verification = callbacks.Verification(log, packs, settings.verbose, progress)
     if isinstance(batches, TripletIter):
         batches.connect(lambda: Embedder.from_params(trainer.embedding, *trainer.params(), trainer.devices,
                                                      image_shape=dataset.image_shape), log.line)
-    stored = trainer.embedding
-    if not settings.ckpt_embedding and settings.loss in LOSSES:
-        label = mx.sym.Variable(LABEL)
-        stored = mx.sym.SoftmaxOutput(_head(settings, dataset.num_classes, stored, label).logits, label, name="softmax",
-                                      normalization="valid")
-    saver = callbacks.Checkpoint(log, prefix, settings.ckpt, verification, callbacks.save_symbol(stored))
+    stored = _stored(settings, dataset.num_classes, trainer.embedding)
+    with StopSignals(log.line) as stopped:
+        try:
+            parts = _callbacks(settings, log, total, packs, stored, batches, about, stopped)
+            if state:
+                resuming.restore(state, batches, parts)
+            ended = _fit(settings, trainer, batches, parts, log, stopped)
+        finally:
+            batches.close()
+            if settings.report:
+                _report(prefix.parent, log)
+            log.close()
+    if not ended:
+        stopped.end()
+    return prefix
+
+
+def _trace(dataset, packs):
+    files = [path for name in ("property", "train.idx", "train.checksums")  # train.rec would take minutes to hash
+             for path in [dataset.folder / name] if path.is_file()] + [path for pack in packs for path in pack.files]
+    return make_trace(files=files)
+
+
+def _stored(settings, num_classes, embedding):
+    """The symbol that a checkpoint is of."""
+    if settings.ckpt_embedding or settings.loss not in LOSSES:
+        return embedding
+    label = mx.sym.Variable(LABEL)
+    return mx.sym.SoftmaxOutput(_head(settings, num_classes, embedding, label).logits, label, name="softmax",
+                                normalization="valid")
+
+
+def _callbacks(settings, log, total, packs, stored, batches, about, stopped):
+    """[Progress, Verification, Checkpoint, and StateSaver unless no state is to be saved]."""
+    prefix = model_prefix(settings)
+    progress = callbacks.Progress(log, settings.frequent, total)
+    verification = callbacks.Verification(log, packs, settings.verbose, progress, stopped=stopped)
+    saver = callbacks.Checkpoint(log, prefix, settings.ckpt, verification, callbacks.save_symbol(stored),
+                                 settings.ckpt_keep, settings.ckpt_best, settings.ckpt_epochs)
+    parts = [progress, verification, saver]
+    if settings.ckpt and settings.state_keep:
+        parts.append(resuming.StateSaver(log, prefix, settings.state_every, settings.state_keep, batches, parts[:],
+                                         about))
+    return parts
+
+
+def _fit(settings, trainer, batches, parts, log, stopped):
+    """Train; returns whether it came to its end, False where it was asked to stop before, and has saved its state."""
+    saver, state_savers = parts[2], parts[3:]
     try:
-        fit(trainer, batches, [progress, verification, saver], settings.max_steps, settings.epochs)
+        try:
+            ended = fit(trainer, batches, parts, settings.max_steps, settings.epochs, stopped)
+        except Stopped:
+            ended = False
+        if not ended:
+            for state_saver in state_savers:
+                state_saver.save(trainer)
+            log.line(f"stopped after step {trainer.steps}; " + (
+                "--resume goes on from there" if state_savers else "no state is saved with --ckpt 0 or --state-keep 0"))
     except NotFinite as error:
         kept = f"the last good checkpoint is {saver.path}" if saver.path else "no checkpoint had been saved"
         raise UserError(f"{error}; {kept}; {_advice(settings)}") from error
-    finally:
-        batches.close()
-        if settings.report:
-            _report(prefix.parent, log)
-        log.close()
-    return prefix
+    if ended and saver.failure:
+        raise UserError(f"the last model is not saved: {saver.failure}")
+    return ended
 
 
 def _report(folder, log):
@@ -156,12 +210,13 @@ def _packs(settings, dataset):
     return packs, missing
 
 
-def make_trainer(settings, batches, num_classes):
-    """A Trainer of the network and the head that `settings` name, begun from the pretrained model if one is named."""
+def make_trainer(settings, batches, num_classes, state=None):
+    """A Trainer of the network and the head that `settings` name, which goes on from a TrainingState, or else begins
+    with the pretrained model if one is named."""
     mx.random.seed(settings.seed)
     embedding = _network(settings)
     arg_params, aux_params = {}, {}
-    if settings.pretrained:
+    if settings.pretrained and not state:
         head = dict(fc7_weight=(num_classes * settings.get("loss_k", 1), settings.emb_size), fc7_bias=(num_classes,))
         arg_params, aux_params = load_pretrained(
             settings.pretrained, settings.pretrained_epoch, embedding, (1,) + batches.provide_data[0].shape[1:],
@@ -172,7 +227,8 @@ def make_trainer(settings, batches, num_classes):
         make = _split_trainer(settings, num_classes, embedding, devices)
     return make(devices, batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
                 presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
-                {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore, settings.lr_warmup)
+                {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore, settings.lr_warmup,
+                seed=settings.seed, resumed=state)
 
 
 def _network(settings):
