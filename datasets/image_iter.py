@@ -73,9 +73,7 @@ class ImageIter(_Iter):
     def restore(self, state):
         """Go on where `state()` was taken, by this or another part. Raises UserError when that was of other data,
         another seed, or another size of the batch of all parts together."""
-        for key, here in self._identity().items():
-            if state.get(key) != here:
-                raise UserError(f"the reader cannot go on where it was: {key} was {state.get(key)!r} and is {here!r}")
+        check_identity(state, self._identity())
         self.seek(state["epoch"], state["position"])
 
     def _identity(self):
@@ -125,6 +123,13 @@ class ImageIter(_Iter):
         tasks = [self._pool.submit(_decode, self._set, images[a:b], changes[a:b], pixels[a:b], classes[a:b])
                  for a, b in zip(bounds, bounds[1:]) if a < b]
         return _Batch(data, label, self._set.numbers[images], tasks)
+
+
+def check_identity(state, identity):
+    """Raise UserError where the state of a reader is not of this one. identity: what the two must have in common."""
+    for key, here in identity.items():
+        if state.get(key) != here:
+            raise UserError(f"the reader cannot go on where it was: {key} was {state.get(key)!r} and is {here!r}")
 
 
 def _decode(training_set, images, changes, pixels, classes):

@@ -30,7 +30,8 @@ from recognition.role import ALIVE, GRACE, INTERRUPT, STOP
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15",
        "-o", "ServerAliveCountMax=3")
 _FORWARDED = ("LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "MXNET_", "PS_")  # names, or how they begin
-_INTERRUPTED = 10  # seconds in which workers may end after Ctrl-C
+_INTERRUPTED = 60  # seconds in which workers may end their step, and save their state, after Ctrl-C
+_USER_ERROR = 2  # what a command exits with that cannot do what it is asked, see common/cli.py
 _ENDING = 30  # seconds in which scheduler and servers may end after the workers
 
 
@@ -105,7 +106,8 @@ class Role:
 def supervise(roles, workers):
     """Start all roles and wait until the workers, some of them, are done. When one role fails all are stopped.
 
-    Returns (exit code, what happened: a line, empty where all went well). Whatever raises stops all of them too.
+    Returns (exit code, what happened: a line, empty where all went well). KeyboardInterrupt and SystemExit first let
+    the workers end by themselves; a second one, and whatever else raises, stops all at once.
     """
     begun = []
     try:
@@ -113,7 +115,7 @@ def supervise(roles, workers):
             role.start()
             begun.append(role)
         code, line = _wait(roles, workers)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         for worker in workers:
             worker.say(INTERRUPT)
         _until(lambda: all(worker.code is not None for worker in workers), _INTERRUPTED, begun)
@@ -217,6 +219,8 @@ def parse_args(args=None):
     parser.add_argument("--servers", type=positive, help="processes that sum gradients; left out: one for each host")
     parser.add_argument("--hosts", default="", help="file with a host a line, as ssh takes it; empty: this machine")
     parser.add_argument("--port", type=int, default=0, help="of the scheduler, on the first host; 0: one free here")
+    parser.add_argument("--restarts", type=int, default=0, help="times that a training which failed goes on from its "
+                        "last state (--resume), unless a flag or a file was at fault")
     parser.add_argument("--python", default=sys.executable, help="Python on the hosts")
     flags = parser.parse_args(own)
     kinds = ArgumentParser(add_help=False)
@@ -232,13 +236,18 @@ def main():
     flags, training = parse_args()
     hosts = read_hosts(flags.hosts) if flags.hosts else []
     command = [flags.python, str(ROOT / "recognition" / "train.py"), *training]
-    roles, workers = make_roles(command, flags.workers or len(hosts) or 1, flags.servers or len(hosts) or 1, hosts,
-                                flags.port, flags.python)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    code, line = supervise(roles, workers)
-    if line:
-        print(f"error: {line}", file=sys.stderr)
+    for left in range(flags.restarts, -1, -1):
+        code, line = supervise(*make_roles(command, flags.workers or len(hosts) or 1,
+                                           flags.servers or len(hosts) or 1, hosts, flags.port, flags.python))
+        if not line:
+            break
+        if not left or code == _USER_ERROR:
+            print(f"error: {line}", file=sys.stderr)
+            break
+        print(f"warning: {line}; it goes on from its last state, {left} times more at most", file=sys.stderr, flush=True)
+        command += [] if "--resume" in command else ["--resume"]
     return code
 
 

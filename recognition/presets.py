@@ -21,6 +21,12 @@ SETTINGS = {  # key: (default, what it is)
     "pretrained_epoch": (1, "epoch of that checkpoint"),
     "ckpt": (3, "0: save no checkpoint; 1: each that is the best so far, numbered; 2: each, numbered; 3: the best "
              "so far, as number 1"),
+    "ckpt_keep": (0, "numbered checkpoints kept, the latest; 0: all"),
+    "ckpt_best": (False, "also keep the best model of each verification pack, as model-best-<pack>,1"),
+    "ckpt_epochs": (False, "also keep the model of the end of each epoch, as model-epoch,<number>"),
+    "state_every": (1000, "steps between saves of the training's state, for --resume; 0: after verifications, at the "
+                    "end of each epoch and of the training alone"),
+    "state_keep": (2, "states kept, the latest; 0: none is saved, nor with --ckpt 0"),
     "verbose": (2000, "steps between verifications, after which checkpoints are saved"),
     "frequent": (20, "steps between lines of progress"),
     "report": (True, "write report.html beside the model at the end"),
@@ -59,9 +65,9 @@ _MEANINGS = {
     "triplet_bag_size": "images at most from which triplets are mined at once",
     "triplet_max_ap": "distance beyond which genuine pairs are left out, as the loss measures it; 0: none",
 }
-_LEAST = dict(verbose=1, frequent=1, per_batch_size=1, max_steps=0, epochs=0, pretrained_epoch=0, seed=0, lr=0, wd=0,
-              mom=0, lr_warmup=0, margin_start=0, margin_warmup=0, images_per_identity=2, triplet_bag_size=3,
-              triplet_max_ap=0, data_cutoff=0, data_images_filter=0)
+_LEAST = dict(ckpt_keep=0, state_every=0, state_keep=0, verbose=1, frequent=1, per_batch_size=1, max_steps=0, epochs=0,
+              pretrained_epoch=0, seed=0, lr=0, wd=0, mom=0, lr_warmup=0, margin_start=0, margin_warmup=0,
+              images_per_identity=2, triplet_bag_size=3, triplet_max_ap=0, data_cutoff=0, data_images_filter=0)
 _CHOICES = dict(ckpt=(0, 1, 2, 3), data_color=(0, 1, 2),
                 kvstore=("device", "local", "dist_sync", "dist_device_sync", "horovod"))
 

@@ -3,7 +3,7 @@ import copy
 
 from common.mxnet_setup import mx
 from recognition.class_parallel import PART, group, merge_params, split_params
-from recognition.trainer import LABEL, Trainer, find_states, set_multipliers
+from recognition.trainer import LABEL, Trainer, find_states, of_kind, set_multipliers
 
 _EMBEDDING = "embedding"
 
@@ -71,7 +71,8 @@ class SplitTrainer(Trainer):
             self.workers.sum(name, gradient)
             self._update(number, gradient, self._arrays[name])
         for name, number in self._states.items():
-            outputs[number].copyto(self._head.arg_dict[name])
+            self.workers.sum(name, outputs[number])
+            (outputs[number] / self.workers.size).copyto(self._head.arg_dict[name])
         return [[outputs[0]], [outputs[1]]]
 
     def _prepare(self, label):
@@ -84,3 +85,29 @@ class SplitTrainer(Trainer):
     def _all_params(self):
         arg_params, aux_params = self.module.get_params()
         return {**arg_params, **merge_params(self._arrays)}, aux_params
+
+    def _kept(self):
+        return {**super()._kept(), **{f"arg:{name}": array for name, array in merge_params(self._arrays).items()}}
+
+    def _own_arrays(self):
+        return [{f"aux:{name}": array for name, array in executor.aux_dict.items()}
+                for executor in self.module._exec_group.execs]
+
+    def _take(self, arrays, devices):
+        super()._take(arrays, devices)
+        given = split_params(of_kind(arrays, "arg:"), self._counts)
+        for name, array in self._arrays.items():
+            given[name].copyto(array)
+
+    def _momenta(self):
+        states = self._update.states
+        parts = {name: states.get(number) for number, name in enumerate(self._names)}
+        return {**super()._momenta(), **merge_params({k: array for k, array in parts.items() if array is not None})}
+
+    def _take_momenta(self, momenta):
+        own = set(self.module._param_names)
+        super()._take_momenta({name: array for name, array in momenta.items() if name in own})
+        given = split_params({name: array for name, array in momenta.items() if name not in own}, self._counts)
+        for number, name in enumerate(self._names):
+            if name in given:
+                self._update.states[number], self._update.states_synced[number] = given[name], False

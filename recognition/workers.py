@@ -7,6 +7,7 @@ summed with zeros of the others, and what each has is gathered into rows of a su
 import json
 import os
 import zlib
+from collections import deque
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +16,7 @@ from common.errors import UserError
 from common.mxnet_setup import mx
 
 _STARTED = {"DMLC_NUM_WORKER": "dist_sync", "HOROVOD_SIZE": "horovod"}  # how many workers a launcher says there are
+_BEHIND = 2  # calls ago, so that no worker waits for the answer to what it has just asked
 _NEEDED = ("DMLC_ROLE", "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
 
 
@@ -26,19 +28,24 @@ class Alone:
     def __init__(self, kvstore="device"):
         self.kvstore = kvstore
 
-    def share(self, arrays):
-        """Write over everyone's arrays, dict name -> NDArray, with those of the first worker."""
+    def share(self, arrays, source=0):
+        """Write over everyone's arrays, dict name -> NDArray, with those of one worker."""
 
     def sum(self, name, array):
         """Write over an NDArray with its sum over the workers. name: of its own for each shape."""
 
-    def mean(self, arrays):
-        """The means over the workers of arrays, dict name -> NDArray, as such a dict."""
-        return arrays
-
     def gather(self, values):
         """Numbers of each worker, (K,), as float64 (size, K)."""
         return np.array([values], np.float64)
+
+    def tell(self, text):
+        """The text that the first worker gives."""
+        return text
+
+    def agree(self, asked):
+        """A callable that all workers call alike, and that becomes true in all of them at once, soon after the callable
+        `asked` became true in one."""
+        return asked
 
     def check(self, facts):
         """Raise UserError unless all workers have the same facts, dict str -> what JSON can hold."""
@@ -78,21 +85,25 @@ class Together(mx.kvstore.KVStoreBase):
         """Write over every NDArray of the list `value` with the sum over them and over all workers."""
         raise NotImplementedError
 
-    def share(self, arrays):
+    def share(self, arrays, source=0):
         for name, array in arrays.items():
-            if self.rank:
+            if self.rank != source:
                 array[:] = 0
-            self.sum(name, array)
+            self.sum(name.rpartition(":")[2], array)  # of parameters and momenta, which the servers hold only once
         mx.nd.waitall()
 
     def sum(self, name, array):
         self.pushpull(name, [array])
 
-    def mean(self, arrays):
-        found = {name: array.copy() for name, array in arrays.items()}
-        for name, array in found.items():
-            self.sum(f"mean of {name}", array)
-        return {name: array / self.size for name, array in found.items()}
+    def everyones(self, parts):
+        """What the workers give, a list of dicts name -> NDArray each: these lists, one after the other."""
+        found = []
+        for worker in range(self.size):
+            copies = [{name: array.copy() for name, array in part.items()} for part in parts]
+            for part in copies:
+                self.share(part, worker)
+            found += copies
+        return found
 
     def gather(self, values):
         rows = np.zeros((self.size, len(values)))
@@ -100,6 +111,22 @@ class Together(mx.kvstore.KVStoreBase):
         array = mx.nd.array(rows, dtype=np.float64)
         self.sum(f"rows of {len(values)}", array)
         return array.asnumpy()
+
+    def tell(self, text):
+        data = np.frombuffer(text.encode(), np.uint8)
+        length = int(self.gather([len(data)])[0, 0])
+        array = mx.nd.array(data if self.rank == 0 else np.zeros(length), dtype=np.float32)
+        self.share({f"text of {length}": array})
+        return array.asnumpy().astype(np.uint8).tobytes().decode()
+
+    def agree(self, asked):
+        flags = deque()
+
+        def agreed():
+            flags.append(mx.nd.array([bool(asked())]))
+            self.sum("stop", flags[-1])
+            return len(flags) > _BEHIND and flags.popleft().asscalar() > 0
+        return agreed
 
     def check(self, facts):
         counts = self.gather([1]).ravel().astype(int)
