@@ -4,6 +4,7 @@ from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
+from typing import NamedTuple, Optional
 
 from common.checkpoint import load_pretrained
 from common.devices import get_devices
@@ -19,15 +20,19 @@ from datasets.targets import load_target
 from eval.results import make_trace
 from eval.verification import check_pack
 from recognition import callbacks, memory, pair_losses, presets
+from recognition import resume as resuming
 from recognition.class_parallel import split_classes, split_loss
 from recognition.heads import LOSSES, classification_loss, get_head
 from recognition.partial_fc import PartialTrainer, sample_sizes
+from recognition.signals import Stopped, StopSignals
 from recognition.split_trainer import SplitTrainer
 from recognition.trainer import LABEL, NotFinite, Trainer, fit
 from recognition.triplet_iter import TripletIter
+from recognition.workers import Alone, connect
 from symbols import get_symbol, network_settings
 from symbols.flops import flops
 
+_HASHED = ("property", "train.idx", "train.checksums")  # of a data set; train.rec would take minutes
 _WARM_UP, _BENCHMARK_STEPS = 5, 30  # memory is allocated in the first steps, which a benchmark leaves out
 
 
@@ -37,45 +42,142 @@ def model_prefix(settings):
     return Path(settings.models_root, f"{settings.network}-{settings.loss}-{dataset}", "model")
 
 
-def train(settings):
-    """Read, train, verify and save, as `settings` say (see `presets.resolve`). Returns the model's prefix."""
+def train(settings, resume=False):
+    """Read, train, verify and save, as `settings` say (see `presets.resolve`). Returns the model's prefix.
+
+    resume: go on with the training that is in the model's folder, see docs/resume.md. Asked to stop by SIGINT or
+    SIGTERM, it saves its state and raises what `StopSignals.end` does.
+    Of several workers (--kvstore dist_sync and others) the first alone says, verifies and saves; the others meanwhile
+    go on to the next step, whose sum they wait for.
+    """
+    with connect(settings.kvstore) as workers:
+        return _train(settings, resume, workers)
+
+
+def _train(settings, resume, workers):
+    leads, prefix = workers.rank == 0, model_prefix(settings)
     dataset = find_dataset(settings.dataset)
-    packs, missing = _packs(settings, dataset)
+    packs, missing = _packs(settings, dataset) if leads else ([], [])
     training_set = open_images(dataset.folder, settings.data_images_filter)
-    batches = _batches(settings, training_set)
+    batches, trace = _batches(settings, training_set, workers), _trace(dataset, packs)
+    about = resuming.about(settings, get_devices(settings.devices) * workers.size, dataset.folder, trace["files"])
+    workers.check(_shared_facts(settings, batches, about))
+    state, said = resuming.find_state(prefix, about) if resume and leads else (None, [])
+    state = resuming.share_state(state, workers)
     told = memory_lines(settings, dataset.num_classes, dataset.image_shape)
-    trainer = make_trainer(settings, batches, dataset.num_classes)
-    prefix = model_prefix(settings)
-    log, total = RunLog(prefix.parent), _total_steps(settings, batches.num_batches)
-    description = _description(settings, trainer, training_set, batches, total) + told + missing
+    trainer = make_trainer(settings, batches, dataset.num_classes, workers, state)
+    log, said = _begin_log(settings, prefix, state, said) if leads else (RunLog(quiet=True), [])
+    total = _total_steps(settings, batches.num_batches)
+    description = _description(settings, trainer, training_set, batches, total) + told + missing + said
     for line in description:
         log.line(line)
-    files = [path for name in ("property", "train.idx", "train.checksums")  # train.rec would take minutes to hash
-             for path in [dataset.folder / name] if path.is_file()] + [path for pack in packs for path in pack.files]
-    log.record("start", step=trainer.steps, description=description[1:], trace=make_trace(files=files))
-    presets.save_settings(prefix.parent, settings)
-    progress = callbacks.Progress(log, settings.frequent, total)
-    verification = callbacks.Verification(log, packs, settings.verbose, progress)
+    log.record("resume" if state else "start", step=trainer.steps, description=description[1:], trace=trace)
     if isinstance(batches, TripletIter):
         batches.connect(lambda: Embedder.from_params(trainer.embedding, *trainer.params(), trainer.devices,
                                                      image_shape=dataset.image_shape), log.line)
-    stored = trainer.embedding
-    if not settings.ckpt_embedding and settings.loss in LOSSES:
-        label = mx.sym.Variable(LABEL)
-        stored = mx.sym.SoftmaxOutput(_head(settings, dataset.num_classes, stored, label).logits, label, name="softmax",
-                                      normalization="valid")
-    saver = callbacks.Checkpoint(log, prefix, settings.ckpt, verification, callbacks.save_symbol(stored))
-    try:
-        fit(trainer, batches, [progress, verification, saver], settings.max_steps, settings.epochs)
-    except NotFinite as error:
-        kept = f"the last good checkpoint is {saver.path}" if saver.path else "no checkpoint had been saved"
-        raise UserError(f"{error}; {kept}; {_advice(settings)}") from error
-    finally:
-        batches.close()
-        if settings.report:
-            _report(prefix.parent, log)
-        log.close()
+    stored = _stored(settings, dataset.num_classes, trainer.embedding)
+    with StopSignals(log.line) as stopped:
+        try:
+            parts = _callbacks(settings, log, total, packs, stored, batches, about, stopped, workers)
+            if state:
+                resuming.restore(state, batches, parts)
+            ended = _fit(settings, trainer, batches, parts, log, stopped)
+        finally:
+            batches.close()
+            if settings.report and leads:
+                _report(prefix.parent, log)
+            log.close()
+    if not ended:
+        stopped.end()
     return prefix
+
+
+def _trace(dataset, packs):
+    files = [path for name in _HASHED for path in [dataset.folder / name] if path.is_file()]
+    return make_trace(files=files + [path for pack in packs for path in pack.files])
+
+
+def _stored(settings, num_classes, embedding):
+    """The symbol that a checkpoint is of."""
+    if settings.ckpt_embedding or settings.loss not in LOSSES:
+        return embedding
+    label = mx.sym.Variable(LABEL)
+    return mx.sym.SoftmaxOutput(_head(settings, num_classes, embedding, label).logits, label, name="softmax",
+                                normalization="valid")
+
+
+class _Callbacks(NamedTuple):
+    """What happens around the steps; the last three of the first worker alone."""
+
+    progress: callbacks.Progress
+    gather: callbacks.Gather
+    verification: Optional[callbacks.Verification] = None
+    checkpoint: Optional[callbacks.Checkpoint] = None
+    state_saver: Optional[resuming.StateSaver] = None
+
+    def present(self):
+        """Those that there are, a list."""
+        return [callback for callback in self if callback]
+
+
+def _callbacks(settings, log, total, packs, stored, batches, about, stopped, workers):
+    """The _Callbacks of a worker; state_saver is None where no state is to be saved."""
+    prefix = model_prefix(settings)
+    progress = callbacks.Progress(log, settings.frequent, total)
+    gather = callbacks.Gather(settings.verbose, settings.state_every)
+    if workers.rank:
+        return _Callbacks(progress, gather)
+    # Of several workers none stops in a verification, for the others would wait
+    asked = dict(stopped=stopped) if workers.size == 1 else {}
+    verification = callbacks.Verification(log, packs, settings.verbose, progress, **asked)
+    saver, state_saver = callbacks.Checkpoint(log, prefix, settings.ckpt, verification, callbacks.save_symbol(stored),
+                                              settings.ckpt_keep, settings.ckpt_best, settings.ckpt_epochs), None
+    if settings.ckpt and settings.state_keep:
+        state_saver = resuming.StateSaver(log, prefix, settings.state_every, settings.state_keep, batches,
+                                          [progress, verification, saver], about)
+    return _Callbacks(progress, gather, verification, saver, state_saver)
+
+
+def _fit(settings, trainer, batches, parts, log, stopped):
+    """Train; returns whether it came to its end, False where it was asked to stop before, and has saved its state."""
+    saver, state_saver = parts.checkpoint, parts.state_saver
+    try:
+        try:
+            ended = fit(trainer, batches, parts.present(), settings.max_steps, settings.epochs,
+                        trainer.workers.agree(stopped))
+        except Stopped:
+            ended = False
+        if not ended:
+            trainer.gather()
+            if state_saver:
+                state_saver.save(trainer)
+            log.line(f"stopped after step {trainer.steps}; " + (
+                "--resume goes on from there" if state_saver else "no state is saved with --ckpt 0 or --state-keep 0"))
+    except NotFinite as error:
+        kept = "no checkpoint had been saved"
+        if trainer.workers.rank or saver.path:
+            kept = f"the last good checkpoint is {saver.path if saver else 'with the first worker'}"
+        raise UserError(f"{error}; {kept}; {_advice(settings)}") from error
+    if ended and saver and saver.failure:
+        raise UserError(f"the last model is not saved: {saver.failure}")
+    return ended
+
+
+def _begin_log(settings, prefix, state, said):
+    """The log in the model's folder, made ready for this training; and what there is to say, `said` among it."""
+    said = said + ([] if state else resuming.set_aside(prefix))
+    log = RunLog(prefix.parent, state.numbers["step"] if state else None)
+    resuming.remove_unfinished(prefix.parent)
+    presets.save_settings(prefix.parent, settings)
+    return log, said
+
+
+def _shared_facts(settings, batches, about):
+    """What the workers must agree on: settings, but for those that name things of a machine, batches, and data."""
+    shared = {key: value for key, value in settings.items()
+              if key not in ("dataset", "models_root", "pretrained", "devices", "targets", "report")}
+    return {**shared, "images in a batch": batches.batch_size, "batches in an epoch": batches.num_batches,
+            **{name: about["data"].get(name, "missing") for name in _HASHED}}
 
 
 def _report(folder, log):
@@ -99,18 +201,23 @@ def _advice(settings):
 
 
 def benchmark(settings, num_classes=None):
-    """Samples per second of training on one synthetic batch; num_classes: None for those of the data set."""
+    """Samples per second of training on one synthetic batch; num_classes: None for those of the data set.
+
+    Of several workers the first returns what all do together, the others None.
+    """
     devices = get_devices(settings.devices)
     num_classes = num_classes or find_dataset(settings.dataset).num_classes
-    batches = SyntheticIter(settings.per_batch_size * len(devices), (112, 112), num_classes, settings.seed)
-    trainer = make_trainer(settings, batches, num_classes)
-    return _rate(trainer.step, batches, settings.max_steps or _BENCHMARK_STEPS)
+    with connect(settings.kvstore) as workers:
+        batches = SyntheticIter(settings.per_batch_size * len(devices), (112, 112), num_classes, settings.seed)
+        trainer = make_trainer(settings, batches, num_classes, workers)
+        rate = _rate(trainer.step, batches, settings.max_steps or _BENCHMARK_STEPS)
+    return None if workers.rank else rate * workers.size
 
 
 def test_io(settings):
     """Samples per second of the reader alone, over one epoch or `max_steps` batches; triplets are not mined."""
     images = open_images(find_dataset(settings.dataset).folder, settings.data_images_filter)
-    batches = _batches(settings, images, mined=False)
+    batches = _batches(settings, images, Alone(), mined=False)
     steps = min(settings.max_steps or batches.num_batches, batches.num_batches)
     rate = _rate(lambda batch: None, batches, steps, warm_up=0)
     batches.close()
@@ -128,10 +235,10 @@ def _rate(step, batches, steps, warm_up=_WARM_UP):
     return steps * batches.batch_size / (time.time() - started)
 
 
-def _batches(settings, training_set, mined=True):
+def _batches(settings, training_set, workers, mined=True):
     devices = len(get_devices(settings.devices))
     how = dict(batch_size=settings.per_batch_size * devices, seed=settings.seed, rand_mirror=settings.data_rand_mirror,
-               color=settings.data_color, cutoff=settings.data_cutoff)
+               color=settings.data_color, cutoff=settings.data_cutoff, part_index=workers.rank, num_parts=workers.size)
     if "images_per_identity" not in settings:
         return ImageIter(training_set, **how)
     how.update(images_per_identity=settings.images_per_identity)
@@ -156,12 +263,13 @@ def _packs(settings, dataset):
     return packs, missing
 
 
-def make_trainer(settings, batches, num_classes):
-    """A Trainer of the network and the head that `settings` name, begun from the pretrained model if one is named."""
+def make_trainer(settings, batches, num_classes, workers=None, state=None):
+    """A Trainer of the network and the head that `settings` name, which goes on from a TrainingState, or else begins
+    with the pretrained model if one is named. workers: see `recognition.workers.connect`; None: this process alone."""
     mx.random.seed(settings.seed)
     embedding = _network(settings)
     arg_params, aux_params = {}, {}
-    if settings.pretrained:
+    if settings.pretrained and not state:
         head = dict(fc7_weight=(num_classes * settings.get("loss_k", 1), settings.emb_size), fc7_bias=(num_classes,))
         arg_params, aux_params = load_pretrained(
             settings.pretrained, settings.pretrained_epoch, embedding, (1,) + batches.provide_data[0].shape[1:],
@@ -172,7 +280,8 @@ def make_trainer(settings, batches, num_classes):
         make = _split_trainer(settings, num_classes, embedding, devices)
     return make(devices, batches, _initializer(settings.net_name), arg_params, aux_params, settings.lr,
                 presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
-                {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, settings.kvstore, settings.lr_warmup)
+                {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, workers, settings.lr_warmup,
+                seed=settings.seed, resumed=state)
 
 
 def _network(settings):
@@ -257,19 +366,19 @@ def _total_steps(settings, steps_per_epoch):
 
 
 def _description(settings, trainer, training_set, batches, total):
-    shape = (1, 3) + training_set.image_shape
+    shape, workers = (1, 3) + training_set.image_shape, trainer.workers.size
     sizes = trainer.embedding.infer_shape(data=shape)[0]
     count = sum(prod(size) for name, size in zip(trainer.embedding.list_arguments(), sizes) if name != "data")
     warm_up = f" reached in {settings.lr_warmup} steps" if settings.lr_warmup else ""
     steps = f"{batches.num_batches:,} steps" if batches.num_batches else "as many steps as triplets are found for,"
     end = f"{settings.epochs} epochs" if settings.epochs else "no end set (--max-steps, --epochs): stop it with Ctrl-C"
     end = f"{total} steps" if total else end
+    devices = ", ".join(map(str, trainer.devices)) + (f" of each of {workers} workers" if workers > 1 else "")
     return [
         "settings: " + " ".join(f"{key}={value}" for key, value in sorted(settings.items())),
         f"network {settings.network}: {count:,} parameters, {flops(trainer.embedding, shape) / 1e9:.2f} GFLOPs a face",
         f"data set {training_set.folder}: {training_set.num_classes:,} identities, {len(training_set):,} images of "
-        f"{shape[2]}x{shape[3]}; {steps} of {batches.batch_size} "
-        f"images an epoch on {', '.join(map(str, trainer.devices))}",
+        f"{shape[2]}x{shape[3]}; {steps} of {batches.batch_size * workers} images an epoch on {devices}",
         f"learning rate {settings.lr:g}{warm_up}, divided by ten after steps {settings.lr_steps or 'none'}; {end}",
     ]
 

@@ -3,7 +3,7 @@ import copy
 
 from common.mxnet_setup import mx
 from recognition.class_parallel import PART, device_of, group, merge_params, split_params
-from recognition.trainer import LABEL, Trainer, find_states, set_multipliers
+from recognition.trainer import LABEL, Trainer, find_states, of_kind, set_multipliers
 
 _EMBEDDING = "embedding"
 
@@ -47,13 +47,14 @@ class SplitTrainer(Trainer):
                 given[name].copyto(array)
             else:
                 initializer(mx.init.InitDesc(name, self._attributes.get(name, {})), array)
+        self.workers.share(self._arrays)
 
     def _make_arrays(self):
         """The parameters and states of the head: name -> NDArray."""
         return {name: self._head.arg_dict[name] for name in [*self._names, *self._states]}
 
-    def _init_optimizer(self, kvstore, multipliers):
-        super()._init_optimizer(kvstore, multipliers)
+    def _init_optimizer(self, multipliers):
+        super()._init_optimizer(multipliers)
         optimizer = self._sgd(lr_scheduler=copy.copy(self._scheduler))
         set_multipliers(optimizer, {name: multipliers[stem] for name in self._names for stem in multipliers
                                     if name.startswith(f"{stem}{PART}")})
@@ -70,9 +71,12 @@ class SplitTrainer(Trainer):
         self.module.backward([self._head.grad_dict[_EMBEDDING]])
         self.module.update()
         for number, name in enumerate(self._names):
-            self._update(number, self._gradient(name), self._arrays[name])
+            gradient = self._gradient(name)
+            self.workers.sum(name, gradient)
+            self._update(number, gradient, self._arrays[name])
         for name, number in self._states.items():
-            outputs[number].copyto(self._head.arg_dict[name])
+            self.workers.sum(name, outputs[number])
+            (outputs[number] / self.workers.size).copyto(self._head.arg_dict[name])
         _, loss, correct, *_ = outputs
         return [[loss], [correct]]
 
@@ -86,3 +90,29 @@ class SplitTrainer(Trainer):
     def _all_params(self):
         arg_params, aux_params = self.module.get_params()
         return {**arg_params, **merge_params(self._arrays)}, aux_params
+
+    def _kept(self):
+        return {**super()._kept(), **{f"arg:{name}": array for name, array in merge_params(self._arrays).items()}}
+
+    def _own_arrays(self):
+        return [{f"aux:{name}": array for name, array in executor.aux_dict.items()}
+                for executor in self.module._exec_group.execs]
+
+    def _take(self, arrays, devices):
+        super()._take(arrays, devices)
+        given = split_params(of_kind(arrays, "arg:"), self._counts)
+        for name, array in self._arrays.items():
+            given[name].copyto(array)
+
+    def _momenta(self):
+        states = self._update.states
+        parts = {name: states.get(number) for number, name in enumerate(self._names)}
+        return {**super()._momenta(), **merge_params({k: array for k, array in parts.items() if array is not None})}
+
+    def _take_momenta(self, momenta):
+        own = set(self.module._param_names)
+        super()._take_momenta({name: array for name, array in momenta.items() if name in own})
+        given = split_params({name: array for name, array in momenta.items() if name not in own}, self._counts)
+        for number, name in enumerate(self._names):
+            if name in given:
+                self._update.states[number], self._update.states_synced[number] = given[name], False
