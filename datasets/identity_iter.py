@@ -32,17 +32,17 @@ class IdentityIter(mx.io.DataIter):
 
     training_set: a TrainingSet; batch_size: of all devices together; images_per_identity: at most so many of each,
     drawn anew in every epoch, which gives the identities one after the other in a new order. One may be cut by the end
-    of a batch. rand_mirror, color, cutoff: see `Augmentation`. All this hangs on (seed, epoch).
+    of a batch. All this hangs on (seed, epoch). reading: rand_mirror, color, cutoff, bad_images, timeout of ImageIter.
     Attributes: epoch (from 0) and position, the batches given of this epoch; num_batches in an epoch.
     A batch's `index` holds the record numbers of its images.
     Raises UserError where the set has no two images of one identity, or no two identities, or too few for a batch.
     """
 
-    def __init__(self, training_set, batch_size, images_per_identity=5, seed=0, **augmentation):
+    def __init__(self, training_set, batch_size, images_per_identity=5, seed=0, **reading):
         super().__init__(batch_size)
         self.provide_data = [mx.io.DataDesc("data", (batch_size, 3, *training_set.image_shape), np.uint8, "NCHW")]
         self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size,), np.float32, "N")]
-        self._set, self._most, self._seed, self._augmentation = training_set, images_per_identity, seed, augmentation
+        self._set, self._most, self._seed, self._reading = training_set, images_per_identity, seed, reading
         self._identities = training_set.identities()
         sizes = np.bincount(self._identities)
         if len(sizes) < 2 or sizes.max() < 2:
@@ -91,5 +91,5 @@ class IdentityIter(mx.io.DataIter):
 
     def _read(self, order, random):
         images, seed = Ordered(self._set, order), random.randint(1 << 31)
-        with closing(ImageIter(images, self.batch_size, seed, False, **self._augmentation)) as reader:
+        with closing(ImageIter(images, self.batch_size, seed, False, **self._reading)) as reader:
             yield from reader
