@@ -54,22 +54,31 @@ class SplitTrainer(Trainer):
         set_multipliers(optimizer, {name: multipliers[stem] for name in self._names for stem in multipliers
                                     if name.startswith(f"{stem}{PART}")})
         optimizer.idx2name = dict(enumerate(self._names))  # given earlier, it would spare biases the decay
-        self._update = mx.optimizer.get_updater(optimizer)
+        self._update_head = mx.optimizer.get_updater(optimizer)
 
-    def _compute(self, batch):
+    def _forward(self, batch):
         self.module.forward(batch, is_train=True)
         embedding, = self.module.get_outputs()  # of all devices, on the first
         embedding.copyto(self._head.arg_dict[_EMBEDDING])
         self._prepare(batch.label[0]).copyto(self._head.arg_dict[LABEL])
-        outputs = self._head.forward(is_train=True)
+        return [[output] for output in self._head.forward(is_train=True)]
+
+    def _backward(self):
         self._head.backward()
         self.module.backward([self._head.grad_dict[_EMBEDDING]])
+
+    def _update(self, outputs):
         self.module.update()
         for number, name in enumerate(self._names):
-            self._update(number, self._gradient(name), self._arrays[name])
+            self._update_head(number, self._gradient(name), self._arrays[name])
         for name, number in self._states.items():
-            outputs[number].copyto(self._head.arg_dict[name])
-        return [[outputs[0]], [outputs[1]]]
+            outputs[number][0].copyto(self._head.arg_dict[name])
+
+    def _executors(self):
+        return [*super()._executors(), self._head]
+
+    def _device_arrays(self):
+        return {**super()._device_arrays(), **self._arrays}
 
     def _prepare(self, label):
         """Get the head ready for a batch of these labels; returns them as the head is to have them."""

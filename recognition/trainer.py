@@ -1,6 +1,5 @@
 """The training loop: a symbol, an iterator and a list of callbacks. It knows no network and no loss by name."""
 import sys
-from collections import deque
 from functools import partial
 
 import numpy as np
@@ -8,10 +7,10 @@ import numpy as np
 from common import graph
 from common.errors import UserError
 from common.mxnet_setup import mx
+from recognition import diagnosis
 
 LABEL = "softmax_label"
 _NEXT = "_next_output"
-_STEPS_AHEAD = 2  # steps that may wait in MXNet's queue; more would only pile up batches
 
 
 class NotFinite(UserError):
@@ -29,6 +28,7 @@ class Trainer:
     initialised. lr, lr_steps, momentum, wd: SGD, its rate divided by ten after each of these steps; lr_warmup: steps in
     which the rate rises from 0 to lr, in proportion. Weight decay acts on every array, as the original's does.
     multipliers: dict array name -> (factor of the rate, factor of the decay).
+    Attributes: steps, epoch; labels, those of the last batch: NDArray (N,).
     """
 
     def __init__(self, embedding, loss, devices, batches, initializer, arg_params=None, aux_params=None, lr=0.1,
@@ -49,7 +49,7 @@ class Trainer:
         self._optimizer = self._sgd(lr_scheduler=self._scheduler)
         self._init_optimizer(kvstore, multipliers or {})
         self.steps = self.epoch = 0
-        self._outputs, self._seen = deque(), []
+        self.labels, self._seen = None, []
 
     def _bind(self, network, loss, batches):
         symbol = loss(network, mx.sym.Variable(LABEL))
@@ -71,36 +71,40 @@ class Trainer:
         return self._scheduler(self.steps + 1) if self._scheduler else self._optimizer.lr
 
     def step(self, batch):
-        """One step of SGD on a batch. Returns before it is computed; raises NotFinite where the loss of an earlier
-        step is not finite."""
-        outputs = self._compute(batch)
-        self.steps += 1
-        # Copies: the arrays themselves are written over by the steps that are under way when they are read.
-        self._outputs.append([[part.copy() for part in parts] for parts in outputs])
-        if len(self._outputs) > _STEPS_AHEAD:
-            self._collect()
+        """One step of SGD on a batch. Returns before its gradients are computed.
 
-    def _compute(self, batch):
-        """Forward, backward, update. Returns losses and hits of the batch, a list of a part from each device."""
-        self.module.forward_backward(batch)
-        self.module.update()
-        outputs = self.module.get_outputs(merge_multi_context=False)
-        for name, number in self._states.items():
-            for executor, value in zip(self.module._exec_group.execs, outputs[number]):  # Module has no call for it
-                value.copyto(executor.arg_dict[name])
-        return outputs[:2]
-
-    def _collect(self):
-        step = self.steps - len(self._outputs) + 1
-        found = [np.mean([part.asnumpy() for part in parts]) for parts in self._outputs.popleft()]
+        Raises NotFinite, which names the layer, where the loss is not finite; the parameters stay as they were then.
+        """
+        outputs = self._forward(batch)
+        self._backward()
+        # The loss is waited for while the devices are busy with the backward pass: looking at it costs no time.
+        found = [np.mean([part.asnumpy() for part in parts], dtype=np.float64) for parts in outputs[:2]]
         if not np.isfinite(found[0]):
-            raise NotFinite(f"the loss became {found[0]} at step {step}")
+            raise NotFinite(f"the loss became {found[0]} at step {self.steps + 1}: {self._diagnose(batch)}")
+        self._update(outputs)
         self._seen.append(found)
+        self.labels = batch.label[0]
+        self.steps += 1
+
+    def _forward(self, batch):
+        """Losses and hits of the batch, next values of the states: of each a list of a part from each device."""
+        self.module.forward(batch, is_train=True)
+        return self.module.get_outputs(merge_multi_context=False)
+
+    def _backward(self):
+        self.module.backward()
+
+    def _update(self, outputs):
+        self.module.update()
+        for name, number in self._states.items():
+            for executor, value in zip(self._executors(), outputs[number]):
+                value.copyto(executor.arg_dict[name])
+
+    def _executors(self):
+        return self.module._exec_group.execs  # Module has no call for them
 
     def take_metrics(self):
-        """Mean loss and accuracy of the steps since the last call. Raises NotFinite, as `step` does."""
-        while self._outputs:
-            self._collect()
+        """Mean loss and accuracy of the steps since the last call."""
         loss, accuracy = np.mean(self._seen, axis=0) if self._seen else (np.nan, np.nan)
         self._seen = []
         return float(loss), float(accuracy)
@@ -111,13 +115,34 @@ class Trainer:
         Raises NotFinite where one is not, so that no such model is saved.
         """
         mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's statistics be read before the step that changes them is done
-        found = self._all_params()
-        broken = sorted(name for part in found for name, array in part.items()
-                        if not np.isfinite(array.asnumpy()).all())
-        if broken:
-            raise NotFinite(f"{len(broken)} arrays are not finite after step {self.steps}, {broken[0]} among them")
-        return found
+        arg_params, aux_params = self._all_params()
+        arrays = {**aux_params, **arg_params}
+        self._refuse([name for name, array in arrays.items() if not np.isfinite(array.asnumpy()).all()], arrays)
+        return arg_params, aux_params
 
+    def check_params(self):
+        """Raise NotFinite where a parameter or statistic, as the first device has it, is not finite."""
+        arrays = self._device_arrays()
+        self._refuse(diagnosis.not_finite(arrays), arrays)
+
+    def _refuse(self, broken, arrays):
+        if broken:
+            raise NotFinite(diagnosis.describe(broken, arrays, self.steps))
+
+    def _diagnose(self, batch):
+        """In words, why the loss of this batch is not finite; the parameters are still those of its forward pass."""
+        arrays = {name: array for name, array in self._device_arrays().items()
+                  if name not in self._executors()[0].aux_dict}  # this batch has changed the statistics already
+        broken = diagnosis.not_finite(arrays)
+        if broken:
+            return diagnosis.describe(broken, arrays, self.steps)
+        return diagnosis.find_operator(self._executors(), lambda: self._forward(batch), {"data", LABEL, *self._states})
+
+    def _device_arrays(self):
+        """Statistics, then parameters, as the first device has them, from the input to the loss: name -> NDArray."""
+        executor = self._executors()[0]
+        return {name: array for name, array in [*executor.aux_dict.items(), *executor.arg_dict.items()]
+                if name not in ("data", LABEL)}
 
     def _all_params(self):
         return self.module.get_params()
