@@ -12,13 +12,14 @@ from common.errors import UserError
 from common.log import RunLog
 from common.mxnet_setup import mx
 from datasets import find_dataset, list_targets
+from datasets.bad_images import BadImages
 from datasets.identity_iter import IdentityIter
 from datasets.image_iter import ImageIter, SyntheticIter
 from datasets.shards import open_images
 from datasets.targets import load_target
 from eval.results import make_trace
 from eval.verification import check_pack
-from recognition import callbacks, memory, pair_losses, presets
+from recognition import callbacks, guards, memory, pair_losses, presets
 from recognition.class_parallel import split_evenly, split_loss
 from recognition.heads import LOSSES, classification_loss, get_head
 from recognition.partial_fc import PartialTrainer, sample_sizes
@@ -42,7 +43,8 @@ def train(settings):
     dataset = find_dataset(settings.dataset)
     packs, missing = _packs(settings, dataset)
     training_set = open_images(dataset.folder, settings.data_images_filter)
-    batches = _batches(settings, training_set)
+    watch = guards.Guards(settings, training_set)
+    batches = _batches(settings, training_set, watch.bad_images)
     told = memory_lines(settings, dataset.num_classes, dataset.image_shape)
     trainer = make_trainer(settings, batches, dataset.num_classes)
     prefix = model_prefix(settings)
@@ -66,12 +68,13 @@ def train(settings):
                                       normalization="valid")
     saver = callbacks.Checkpoint(log, prefix, settings.ckpt, verification, callbacks.save_symbol(stored))
     try:
-        fit(trainer, batches, [progress, verification, saver], settings.max_steps, settings.epochs)
-    except NotFinite as error:
-        kept = f"the last good checkpoint is {saver.path}" if saver.path else "no checkpoint had been saved"
-        raise UserError(f"{error}; {kept}; {_advice(settings)}") from error
+        _fit(settings, trainer, batches, [*watch.callbacks(log, progress, trainer), verification], saver)
+    except UserError as error:
+        log.record("warning", step=trainer.steps, target="stopped", text=str(error))
+        raise
     finally:
         batches.close()
+        watch.finish(log, trainer)
         if settings.report:
             _report(prefix.parent, log)
         log.close()
@@ -88,14 +91,12 @@ def _report(folder, log):
         log.line(f"warning: no report: {type(error).__name__}: {error}")
 
 
-def _advice(settings):
-    """What to change where a training came to numbers that are not finite."""
-    tries = [f"a lower --lr than {settings.lr:g}", f"a longer --lr-warmup than {settings.lr_warmup}"]
-    if "margin_warmup" in settings and settings.loss != "nsoftmax":
-        tries.append(f"a longer --margin-warmup than {settings.margin_warmup}")
-    if not settings.pretrained:
-        tries.append("--pretrained with a model that --loss softmax has trained")
-    return "try " + ", or ".join(tries)
+def _fit(settings, trainer, batches, others, saver):
+    try:
+        fit(trainer, batches, [*others, saver], settings.max_steps, settings.epochs)
+    except NotFinite as error:
+        kept = f"the last good checkpoint is {saver.path}" if saver.path else "no checkpoint had been saved"
+        raise UserError(f"{error}; {kept}; {guards.finite_advice(settings)}") from error
 
 
 def benchmark(settings, num_classes=None):
@@ -110,7 +111,8 @@ def benchmark(settings, num_classes=None):
 def test_io(settings):
     """Samples per second of the reader alone, over one epoch or `max_steps` batches; triplets are not mined."""
     images = open_images(find_dataset(settings.dataset).folder, settings.data_images_filter)
-    batches = _batches(settings, images, mined=False)
+    bad_images = BadImages(len(images), lambda number, why: print(f"warning: {why}"))
+    batches = _batches(settings, images, bad_images if settings.bad_images == "skip" else None, mined=False)
     steps = min(settings.max_steps or batches.num_batches, batches.num_batches)
     rate = _rate(lambda batch: None, batches, steps, warm_up=0)
     batches.close()
@@ -128,10 +130,11 @@ def _rate(step, batches, steps, warm_up=_WARM_UP):
     return steps * batches.batch_size / (time.time() - started)
 
 
-def _batches(settings, training_set, mined=True):
+def _batches(settings, training_set, bad_images, mined=True):
     devices = len(get_devices(settings.devices))
     how = dict(batch_size=settings.per_batch_size * devices, seed=settings.seed, rand_mirror=settings.data_rand_mirror,
-               color=settings.data_color, cutoff=settings.data_cutoff)
+               color=settings.data_color, cutoff=settings.data_cutoff, bad_images=bad_images,
+               timeout=settings.reader_timeout)
     if "images_per_identity" not in settings:
         return ImageIter(training_set, **how)
     how.update(images_per_identity=settings.images_per_identity)
