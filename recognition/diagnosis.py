@@ -55,7 +55,7 @@ def find_operator(executors, forward, inputs):
 
 def _watch(symbol, inputs, found):
     order = symbol.get_internals().list_outputs()
-    parameters = set(symbol.list_inputs()) - inputs
+    parameters = set(symbol.list_arguments()) - inputs
 
     def look(name, handle):
         array = mx.nd.NDArray(ctypes.cast(handle, mx.base.NDArrayHandle), writable=False)
