@@ -4,9 +4,9 @@
 
 Trains a small network on rendered faces by the project's own command, with everything that hangs on chance or on the
 past: dropout, mirroring, colours, cutout, a schedule, a margin that grows, verification, every kind of checkpoint. The
-state is saved after every step, so that many kills (SIGKILL, at random moments) hit its writer. After each kill the last
-whole state is held against that of the undisturbed training after the same step, byte by byte; at the end all models and
-the log as well. Writes results/resume.csv.
+state is saved after every step, so that many kills (SIGKILL, at random moments) hit its writer. After each kill the
+last whole state is held against that of the undisturbed training after the same step, byte by byte; at the end all
+models and the log as well. Writes results/resume.csv.
 """
 import json
 import os

@@ -14,13 +14,17 @@ _NUMBERS = {  # event: what it must hold as a number
     "progress": ("time", "step", "epoch", "samples_per_second", "loss", "accuracy", "lr"),
     "verification": ("time", "step", "accuracy", "accuracy_std", "xnorm"),
     "checkpoint": ("step",),
+    "warning": ("step",),
+    "bad_image": ("step", "record"),
+    "bad_images": ("step", "images", "replaced"),
 }
 
 
 class Training(NamedTuple):
     """The last run in a log. settings: dict, empty where there is no settings.json; start: what the run said at its
     start (command, versions, ...), empty in logs that do not tell; runs: how many the log holds; progress: name ->
-    (N,) values; verification: target -> name -> (M,) values; checkpoints: (step, path) of each."""
+    (N,) values; verification: target -> name -> (M,) values; checkpoints: (step, path) of each; warnings: what the run
+    said, a line each; bad_images: record numbers of damaged images that were left out."""
 
     folder: Path
     settings: Dict
@@ -29,6 +33,8 @@ class Training(NamedTuple):
     progress: Dict
     verification: Dict
     checkpoints: List
+    warnings: List
+    bad_images: List
 
 
 def read_training(folder):
@@ -40,7 +46,9 @@ def read_training(folder):
     return Training(
         folder, _read_settings(folder / "settings.json"), starts[-1] if starts else {}, runs,
         _columns(events, "progress"), {name: _columns(events, "verification", name) for name in targets},
-        [(event["step"], event.get("path", "")) for event in events if event["event"] == "checkpoint"])
+        [(event["step"], event.get("path", "")) for event in events if event["event"] == "checkpoint"],
+        [f"step {event['step']:,}: {event.get('text', '')}" for event in events if event["event"] == "warning"],
+        [event["record"] for event in events if event["event"] == "bad_image"])
 
 
 def read_events(path):

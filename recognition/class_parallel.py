@@ -98,8 +98,11 @@ class SplitInputs(heads.Inputs):
 
     def softmax(self, no_bias):
         """w_j·x + b_j."""
+        def bias(part, count):
+            return mx.sym.Variable(part_name("fc7_bias", part), shape=(count,), init=mx.init.Zero())
+
         return self._parts(lambda part, count, rows: mx.sym.FullyConnected(
-            self.embedding, rows, *[] if no_bias else [mx.sym.Variable(part_name("fc7_bias", part), shape=(count,))],
+            self.embedding, rows, *[] if no_bias else [bias(part, count)],
             num_hidden=count, no_bias=no_bias), self._counts, self.weight())
 
     def each(self, logits, function):

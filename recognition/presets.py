@@ -49,6 +49,9 @@ SETTINGS = {  # key: (default, what it is)
     "data_color": (0, "0: colours as they are; 1: change them at random; 2: that, and JPEG noise"),
     "data_cutoff": (0, "side in pixels of a square that is made grey in every second image; 0: none"),
     "data_images_filter": (0, "leave out identities with fewer images than this"),
+    "bad_images": ("stop", "what a damaged image does: stop the training with its record number; skip: another image "
+                   "stands in for it, and it is counted"),
+    "reader_timeout": (300, "seconds in which the next batch must be read, or the training stops; 0: no end"),
     "bn_mom": (0.9, "momentum of the BatchNorm statistics"),
     "memonger": (False, "train in about half the memory and a third more time, by computing maps again"),
     "fc7_lr_mult": (1.0, "factor of the head's learning rate"),
@@ -67,8 +70,9 @@ _MEANINGS = {
 }
 _LEAST = dict(ckpt_keep=0, state_every=0, state_keep=0, verbose=1, frequent=1, per_batch_size=1, max_steps=0, epochs=0,
               pretrained_epoch=0, seed=0, lr=0, wd=0, mom=0, lr_warmup=0, margin_start=0, margin_warmup=0,
-              images_per_identity=2, triplet_bag_size=3, triplet_max_ap=0, data_cutoff=0, data_images_filter=0)
-_CHOICES = dict(ckpt=(0, 1, 2, 3), data_color=(0, 1, 2),
+              images_per_identity=2, triplet_bag_size=3, triplet_max_ap=0, data_cutoff=0, data_images_filter=0,
+              reader_timeout=0)
+_CHOICES = dict(ckpt=(0, 1, 2, 3), data_color=(0, 1, 2), bad_images=("stop", "skip"),
                 kvstore=("device", "local", "dist_sync", "dist_device_sync", "horovod"))
 
 
