@@ -69,7 +69,7 @@ class FaceServer(ThreadingHTTPServer):
         self.gallery = None if gallery is None else recogniser.gallery(gallery)
         self._search(np.empty((0, recogniser.emb_size)))  # an empty gallery shows here
         self.names = {name.lower() for name in ("localhost", host, *names)}
-        self.lock, self.uploads = threading.Lock(), threading.BoundedSemaphore(_UPLOADS)
+        self._lock, self.uploads = threading.Lock(), threading.BoundedSemaphore(_UPLOADS)
         self._connections, self._closed = threading.BoundedSemaphore(_CONNECTIONS), threading.Event()
         page = make_page(recogniser, self.gallery, self.limits)
         style = re.search("<style>(.*?)</style>", page, re.DOTALL)[1]
@@ -94,10 +94,16 @@ class FaceServer(ThreadingHTTPServer):
         self.server_close()
 
     def server_close(self):
-        if not self._closed.is_set():
-            self._closed.set()
-            self.lock.acquire()  # for good: no thread may be in MXNet when the process ends
-        super().server_close()
+        self._closed.set()
+        with self._lock:  # no thread may be in MXNet when the process ends
+            super().server_close()
+
+    @contextmanager
+    def _network(self):
+        with self._lock:
+            if self._closed.is_set():
+                raise Refused(503, "the program is ending")
+            yield
 
     def server_bind(self):
         socketserver.TCPServer.server_bind(self)  # HTTPServer's would ask a name server who we are
@@ -152,7 +158,7 @@ class FaceServer(ThreadingHTTPServer):
                 problems.append(dict(picture=number, message=str(error)))
         if not faces:
             return dict(faces=[], problems=problems, similarities=[], same=None, matches=None)
-        with self.lock:
+        with self._network():
             embeddings = self.recogniser.embed_crops([face.crop for face in faces])
         similarities, threshold = embeddings @ embeddings.T, self.recogniser.threshold
         return dict(faces=[dict(picture=owner, crop=_data_uri(face.crop)) for owner, face in zip(owners, faces)],
@@ -166,7 +172,7 @@ class FaceServer(ThreadingHTTPServer):
 
     def _faces(self, data, where):
         image = self.recogniser.finder.decode(data, where)
-        with self.lock:
+        with self._network():
             return self.recogniser.finder.find(image, where, self.limits.faces)
 
 

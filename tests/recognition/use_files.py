@@ -34,11 +34,15 @@ def reference(images, flip="sum", raw=False):
 
 
 def draw_images(count, seed=0, size=SIZE):
-    """Images (N, H, W, 3) uint8 RGB, each of a colour on the left and one on the right, under noise."""
-    random = np.random.RandomState(seed)
-    colours = random.randint(20, 236, (count, 1, 2, 3))
-    images = np.repeat(np.repeat(colours, size[0], axis=1), size[1] // 2, axis=2)
-    return np.clip(images + random.normal(0, 8, images.shape), 0, 255).astype(np.uint8)
+    """Images (N, H, W, 3) uint8 RGB, each of a colour on the left and one on the right, under noise. Fewer of them are
+    the first of more."""
+    return np.stack([_draw(np.random.RandomState([seed, number]), size) for number in range(count)])
+
+
+def _draw(random, size):
+    colours = random.randint(20, 236, (1, 2, 3))
+    image = np.repeat(np.repeat(colours, size[0], axis=0), size[1] // 2, axis=1)
+    return np.clip(image + random.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
 
 
 def write_image(path, image):
