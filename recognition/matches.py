@@ -1,5 +1,4 @@
 """What a search found, as lines and as a table."""
-from common.files import write_csv
 
 
 def describe(found, matches):
@@ -22,20 +21,17 @@ def _verdict(matches):
     return near if matches[0].accepted else f"unknown (nearest {near})"
 
 
-def write_matches(path, results):
-    """Write all matches as CSV: picture, face (its number, from 1), rank, name, similarity, accepted (1, 0, or empty
-    where no threshold is known), and problem of a picture without a face.
+def table_rows(found, matches):
+    """Rows of a table for the matches of a picture's faces: a list of dicts.
 
-    results: list of (Embedded, matches of its faces).
+    picture; face, its number, from 1; rank; name; similarity; accepted: 1, 0, or empty where no threshold is known;
+    problem: why a picture has no face, then in its only row.
     """
-    rows = []
-    for found, matches in results:
-        if found.problem:
-            rows.append(_row(found.name, problem=found.problem))
-        rows += [_row(found.name, face, rank, match.name, f"{match.similarity:.6f}",
-                      "" if match.accepted is None else int(match.accepted))
-                 for face, near in enumerate(matches, 1) for rank, match in enumerate(near, 1)]
-    write_csv(path, rows)
+    if found.problem:
+        return [_row(found.name, problem=found.problem)]
+    return [_row(found.name, face, rank, match.name, f"{match.similarity:.6f}",
+                 "" if match.accepted is None else int(match.accepted))
+            for face, near in enumerate(matches, 1) for rank, match in enumerate(near, 1)]
 
 
 def _row(picture, face="", rank="", name="", similarity="", accepted="", problem=""):

@@ -8,9 +8,11 @@ from typing import List, NamedTuple, Optional, Tuple
 import numpy as np
 from tqdm import tqdm
 
+from common.cores import cpu_count
 from common.embedder import Embedder
 from common.embeddings import normalise
 from common.errors import DataError
+from common.files import check_writable
 from datasets.embedding_store import hash_model
 from datasets.identity_folder import list_identities
 from datasets.images import SUFFIXES
@@ -130,7 +132,8 @@ class Recogniser:
         with rate and time left. Yields an Embedded for each, in order; those that cannot be used have a problem.
         """
         waiting, count = [], 0
-        with closing(in_order(self._read, pictures)) as read, \
+        ahead = cpu_count() if self.finder.finds else 64  # photographs are large
+        with closing(in_order(self._read, pictures, ahead)) as read, \
                 tqdm(total=len(pictures), unit="image", desc="embedding", disable=not (progress and pictures)) as bar:
             for name, label, image, problem in read:
                 faces = []
@@ -141,7 +144,7 @@ class Recogniser:
                         problem = str(error)
                 waiting.append((name, label, faces, problem))
                 count += len(faces)
-                if count >= self._batch_size:
+                if count >= self._batch_size or len(waiting) >= 10 * self._batch_size:
                     yield from self._flush(waiting, raw)
                     bar.update(len(waiting))
                     waiting, count = [], 0
@@ -186,6 +189,8 @@ class Recogniser:
         path = None if isinstance(gallery, Gallery) else Path(gallery)
         new = path is not None and not path.exists()
         gallery = Gallery(self.model_hash, self.flip, str(self.model)) if new else self.gallery(gallery)
+        if path is not None:
+            check_writable(path)
         files = _people(folder)
         digests = {str(file): _digest(file) for _, file in files}
         pictures = [picture_file(file, name) for name, file in files if (name, digests[str(file)]) not in gallery]

@@ -37,23 +37,27 @@ def query(args):
     """Search the faces of pictures."""
     from tqdm import tqdm
 
-    from recognition.matches import describe, write_matches
+    from common.files import check_writable, write_csv
+    from recognition.matches import describe, table_rows
     from recognition.pictures import find_pictures
     from recognition.threshold import UNKNOWN
 
     recogniser, pictures = make_recogniser(args), find_pictures(args.input)
     gallery, threshold = recogniser.gallery(args.gallery), recogniser.threshold
     rows = []
+    if args.output:
+        check_writable(args.output)
     for found in recogniser.embed_all(pictures, args.faces, progress=len(pictures) > 1):
         matches = gallery.search(found.embeddings, threshold, args.most)
         tqdm.write("\n".join(describe(found, matches)))  # above the bar
-        rows.append((found, matches))
+        if args.output:
+            rows += table_rows(found, matches)
     strangers = threshold and threshold.strangers(len(gallery.identities()))
     print(f"threshold {threshold}" if threshold else UNKNOWN)
     if strangers is not None:
         print(f"of strangers, about {strangers:.2%} are taken for one of {len(gallery.identities())} identities")
     if args.output:
-        write_matches(args.output, rows)
+        write_csv(args.output, rows)
 
 
 def list_(args):

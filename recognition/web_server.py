@@ -74,7 +74,7 @@ class FaceServer(ThreadingHTTPServer):
         page = make_page(recogniser, self.gallery, self.limits)
         style = re.search("<style>(.*?)</style>", page, re.DOTALL)[1]
         self.policy = _policy(style)
-        self.files = {"/": ("text/html; charset=utf-8", page.encode()),
+        self.files = {"/": ("text/html; charset=utf-8", page.encode("utf-8", "replace")),
                       "/page.js": ("text/javascript; charset=utf-8", _SCRIPT.read_bytes())}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:

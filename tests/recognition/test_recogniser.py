@@ -1,4 +1,5 @@
 """Pictures to embeddings, similarities and decisions, against what NumPy makes of the same pixels."""
+import os
 from pathlib import Path
 
 import cv2
@@ -196,10 +197,24 @@ class TestEmbedding:
             def __iter__(self):
                 return (Picture(str(i), lambda i=i: (read.append(i) or data, "")) for i in range(10 ** 6))
 
+        for detector, most in ((None, 100), (Faces(), 20)):  # photographs are larger: fewer are read ahead
+            read.clear()
+            stream = recogniser(model, detector=detector).embed_all(Many(), progress=False)
+            assert [next(stream).name for _ in range(5)] == list("01234")
+            stream.close()
+            assert len(read) <= max(most, 3 * os.cpu_count())
+
+    def test_many_pictures_that_cannot_be_used(self, model):
+        """They are told as they come, not when the next face does."""
+        def pictures():
+            yield from (Picture(str(i), lambda: (b"none", "")) for i in range(10 ** 6))
+
+        class Many:
+            __len__, __iter__ = (lambda self: 10 ** 6), (lambda self: pictures())
+
         stream = recogniser(model).embed_all(Many(), progress=False)
-        assert [next(stream).name for _ in range(5)] == list("01234")
+        assert next(stream).problem
         stream.close()
-        assert len(read) < 200
 
     def test_embeddings_without_a_direction(self, model):
         black = recogniser(model, flip="none")

@@ -1,5 +1,6 @@
 """The commands embed.py, compare.py and search.py: what they say and write, and one line for what is wrong."""
 import csv
+import os
 import runpy
 import subprocess
 import sys
@@ -132,6 +133,28 @@ def test_search(here, command):
     assert lines[0].startswith("stranger.png: nearest ") and lines[1].startswith("no threshold is known")
     assert command("search.py", "remove", "Ada", "--gallery", "g.npz")[1] == [
         "g.npz: 1 identities with 1 pictures are left"]
+
+
+def test_names_of_any_bytes(here, command):
+    """As file systems have them: neither text nor UTF-8."""
+    name = os.fsdecode(b"\xff\n.png")
+    (here / "stranger.png").rename(here / "people" / name)
+    code, lines, _ = command("search.py", "enrol", "people", "--gallery", "g.npz")
+    assert code == 0 and lines[0].startswith("g.npz: 3 identities")
+    code, lines, _ = command("search.py", "query", f"people/{name}", "--gallery", "g.npz", "--output", "q.csv")
+    assert code == 0 and b"\xff\n" in (here / "q.csv").read_bytes()
+    assert command("search.py", "list", "--gallery", "g.npz")[0] == 0
+    code, lines, _ = command("embed.py", "people", "--output", "e.npy")
+    assert code == 0 and b"\xff\n" in (here / "e.csv").read_bytes()
+
+
+def test_outputs_that_cannot_be_written_show_at_once(here, command, monkeypatch):
+    command("search.py", "enrol", "people", "--gallery", "g.npz")
+    monkeypatch.setattr("recognition.recogniser.Recogniser.embed_all", lambda *_, **__: pytest.fail("embedded"))
+    for args in (("enrol", "people", "--gallery", "bad.png/g.npz"),
+                 ("query", "stranger.png", "--gallery", "g.npz", "--output", "people")):
+        code, _, errors = command("search.py", *args)
+        assert code == 2 and "cannot be written" in errors[-1]
 
 
 def test_search_all_faces_of_a_photograph(here, command):

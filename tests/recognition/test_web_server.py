@@ -3,6 +3,7 @@ import base64
 import json
 import re
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -274,6 +275,11 @@ class TestRefusals:
         assert compare(server, encoded())[0] == 200
 
 
+def _confine():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests may run in the background of a shell, which ignores it
+
+
 class TestServing:
     def test_bound_to_loopback_alone(self, server, faces):
         assert server.server_address[0] == "127.0.0.1" and server.is_local()
@@ -306,7 +312,7 @@ class TestServing:
              str(files.write_detector(tmp_path / "mtcnn"))],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, cwd=str(tmp_path),
             env=dict(TMPDIR=str(tmp_path), HOME=str(tmp_path), PATH=""),
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
+            preexec_fn=_confine)
         try:
             lines = [process.stdout.readline(), process.stdout.readline()]
             assert lines[0] == "threshold 0.5000\n", process.stderr.read()
@@ -319,7 +325,7 @@ class TestServing:
             assert status == 200 and [face["picture"] for face in answer["faces"]] == [0, 1, 2, 3]
             assert [problem["picture"] for problem in answer["problems"]] == [4]
             assert sorted(tmp_path.rglob("*")) == before
-            process.send_signal(2)  # Ctrl-C
+            process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130 and process.stderr.read().splitlines()[-1] == "stopped"
         finally:
             process.kill()
