@@ -27,12 +27,11 @@ class FaceFinder:
     image_shape: (height, width) of an aligned face. detector: a folder of MTCNN's checkpoints (see docs/alignment.md),
     or a callable as `common.mtcnn.Detector` is; None: pictures have to be aligned faces. min_size: of the longer side
     of a face's box, in pixels of a photograph that is no larger than SEARCHED.
-    The attribute max_pixels may be set: pictures that announce more are refused before they are decoded.
     Raises UserError and DataError for a detector that cannot be used.
     """
 
     def __init__(self, image_shape=(112, 112), detector=None, min_size=40):
-        self.image_shape, self.max_pixels, self._min_size = tuple(image_shape), None, min_size
+        self.image_shape, self._min_size = tuple(image_shape), min_size
         if detector is not None:
             template(self.image_shape)  # an error shows here
         self._detector = open_detector(detector, min_size) if isinstance(detector, (str, Path)) else detector
@@ -42,11 +41,12 @@ class FaceFinder:
         """Whether it finds faces in photographs."""
         return self._detector is not None
 
-    def decode(self, picture, where):
+    def decode(self, picture, where, max_pixels=None):
         """A picture as (H, W, 3) uint8 BGR. Threads may call this.
 
         picture: its bytes (JPEG, PNG, BMP or WebP), the path of its file, or the decoded picture, (H, W, 3) uint8 RGB;
-        where: what a message calls it. Raises UnreadableImage, and DataError for too many pixels.
+        where: what a message calls it; max_pixels: one that announces more is refused before anything is decoded.
+        Raises UnreadableImage, and DataError for too many pixels.
         """
         if isinstance(picture, np.ndarray):
             if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
@@ -55,8 +55,8 @@ class FaceFinder:
             return np.ascontiguousarray(picture[:, :, ::-1])
         data = picture if isinstance(picture, bytes) else read_image(picture)
         height, width = announced_size(data, where)  # OpenCV would write other formats to a temporary file
-        if self.max_pixels is not None and height * width > self.max_pixels:
-            raise DataError(f"{where}: {width}x{height} pixels; at most {self.max_pixels / 1e6:g} million are taken")
+        if max_pixels is not None and height * width > max_pixels:
+            raise DataError(f"{where}: {width}x{height} pixels; at most {max_pixels / 1e6:g} million are taken")
         return decode_bgr(data, where)
 
     def find(self, image, where, most=1):

@@ -56,8 +56,8 @@ class Comparison:
         """Both faces with similarity and decision, as the bytes of a PNG file."""
         from eval.plots import faces_figure, png  # Matplotlib is slow to load
 
-        return png(faces_figure(self.crops, self.names, ": ".join(filter(None, [f"similarity {self.similarity:.4f}",
-                                                                              self.verdict()]))))
+        verdict = self.verdict() and f": {self.verdict()}"
+        return png(faces_figure(self.crops, self.names, f"similarity {self.similarity:.4f}{verdict}"))
 
     def _repr_png_(self):
         return self.picture()
@@ -135,15 +135,9 @@ class Recogniser:
         ahead = cpu_count() if self.finder.finds else 64  # photographs are large
         with closing(in_order(self._read, pictures, ahead)) as read, \
                 tqdm(total=len(pictures), unit="image", desc="embedding", disable=not (progress and pictures)) as bar:
-            for name, label, image, problem in read:
-                faces = []
-                if problem is None:
-                    try:
-                        faces = self.finder.find(image, name, most)
-                    except DataError as error:
-                        problem = str(error)
-                waiting.append((name, label, faces, problem))
-                count += len(faces)
+            for decoded in read:
+                waiting.append(self._find(*decoded, most))
+                count += len(waiting[-1].faces)
                 if count >= self._batch_size or len(waiting) >= 10 * self._batch_size:
                     yield from self._flush(waiting, raw)
                     bar.update(len(waiting))
@@ -159,12 +153,21 @@ class Recogniser:
         except DataError as error:
             return picture.name, "", None, str(error)
 
+    def _find(self, name, label, image, problem, most):
+        """An Embedded whose embeddings are still to be computed."""
+        faces = []
+        if problem is None:
+            try:
+                faces = self.finder.find(image, name, most)
+            except DataError as error:
+                problem = str(error)
+        return Embedded(name, label, faces, np.empty((0, self.emb_size)), problem)
+
     def _flush(self, waiting, raw):
-        crops = [face.crop for _, _, faces, _ in waiting for face in faces]
-        embeddings = self.embed_crops(crops, raw) if crops else np.empty((0, self.emb_size))
-        ends = np.cumsum([len(faces) for _, _, faces, _ in waiting], dtype=int)
-        for (name, label, faces, problem), end in zip(waiting, ends):
-            yield Embedded(name, label, faces, embeddings[end - len(faces):end], problem)
+        crops = [face.crop for found in waiting for face in found.faces]
+        embeddings = iter(self.embed_crops(crops, raw) if crops else ())
+        for found in waiting:
+            yield found._replace(embeddings=np.stack([next(embeddings) for _ in found.faces])) if found.faces else found
 
     def compare(self, first, second):
         """Compare the faces of two pictures. Returns a Comparison. Raises DataError as `embed` does."""

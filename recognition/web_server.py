@@ -10,6 +10,7 @@ frame. Sizes, pixels, numbers of pictures, of connections and of uploads at a ti
 """
 import base64
 import hashlib
+import io
 import ipaddress
 import json
 import re
@@ -31,7 +32,7 @@ from recognition.web_page import make_page
 
 _SCRIPT = Path(__file__).with_name("web_page.js")
 _CONNECTIONS, _UPLOADS = 64, 4  # at a time
-_WAIT, _WHOLE = 20, 60  # seconds that a client may be silent, and take for a whole upload
+_WAIT, _WHOLE, _PATIENCE = 20, 60, 2  # seconds: of silence, for a whole request, for what comes behind a refused one
 _BLOCK = 1 << 16
 
 
@@ -65,7 +66,6 @@ class FaceServer(ThreadingHTTPServer):
 
     def __init__(self, recogniser, gallery=None, host="127.0.0.1", port=8000, names=(), limits=None):
         self.recogniser, self.limits = recogniser, limits or Limits()
-        recogniser.finder.max_pixels = self.limits.pixels
         self.gallery = None if gallery is None else recogniser.gallery(gallery)
         self._search(np.empty((0, recogniser.emb_size)))  # an empty gallery shows here
         self.names = {name.lower() for name in ("localhost", host, *names)}
@@ -171,7 +171,7 @@ class FaceServer(ThreadingHTTPServer):
             for near in self.gallery.search(embeddings, self.recogniser.threshold)]
 
     def _faces(self, data, where):
-        image = self.recogniser.finder.decode(data, where)
+        image = self.recogniser.finder.decode(data, where, self.limits.pixels)
         with self._network():
             return self.recogniser.finder.find(image, where, self.limits.faces)
 
@@ -188,8 +188,29 @@ def _policy(style):
            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
+class _Impatient(io.RawIOBase):
+    """What a client sends. Raises socket.timeout when it is silent for _WAIT seconds, or not done after _WHOLE."""
+
+    def __init__(self, connection):
+        self._connection, self._end = connection, time.monotonic() + _WHOLE
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self._connection.settimeout(max(1e-3, min(_WAIT, self._end - time.monotonic())))
+        count = self._connection.recv_into(buffer)
+        if time.monotonic() > self._end:
+            raise socket.timeout("too slow")
+        return count
+
+
 class _Handler(BaseHTTPRequestHandler):
-    server_version, sys_version, timeout = "faces", "", _WAIT
+    server_version, sys_version = "faces", ""
+
+    def setup(self):
+        super().setup()
+        self.rfile = io.BufferedReader(_Impatient(self.connection))
 
     def do_GET(self):
         with self._answering():
@@ -252,21 +273,19 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Length") != str(sum(sizes)):
             raise Refused(400 if "Content-Length" in self.headers else 411,
                           f"expected Content-Length: {sum(sizes)}, the sum of Picture-Sizes")
-        body, starts = self._read(sum(sizes)), np.cumsum([0, *sizes]).tolist()
-        return [bytes(body[start:stop]) for start, stop in zip(starts, starts[1:])]
+        try:
+            return [self._read(size) for size in sizes]
+        except socket.timeout as error:
+            raise Refused(408, "the upload took too long") from error
 
-    def _read(self, length):
-        body, deadline = bytearray(), time.monotonic() + _WHOLE
-        while len(body) < length:
-            part = self.rfile.read1(min(_BLOCK, length - len(body)))
-            if not part:
-                raise Refused(400, f"the upload ended after {len(body)} of {length} bytes")
-            if time.monotonic() > deadline:
-                raise Refused(408, f"the upload took more than {_WHOLE} seconds")
-            body += part
-        return memoryview(body)
+    def _read(self, size):
+        data = self.rfile.read(size)
+        if len(data) < size:
+            raise Refused(400, "the upload ended early")
+        return data
 
     def _send(self, status, kind, body):
+        self.connection.settimeout(_WAIT)
         self.send_response(status)
         for name, value in {
                 "Content-Type": kind, "Content-Length": str(len(body)), "Content-Security-Policy": self.server.policy,
@@ -280,9 +299,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_error(self, status, message):
         self._send(status, "application/json", json.dumps(dict(error=message)).encode())
+        # A client that still sends would lose the answer if we hung up at once.
         self.connection.shutdown(socket.SHUT_WR)
-        deadline = time.monotonic() + 2  # a client that still sends would lose the answer if we hung up at once
-        while time.monotonic() < deadline and self.rfile.read1(_BLOCK):
+        self.connection.settimeout(_PATIENCE)
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline and self.connection.recv(_BLOCK):
             pass
 
     def log_message(self, format, *args):

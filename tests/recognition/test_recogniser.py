@@ -118,12 +118,11 @@ class TestFaces:
 
     def test_too_many_pixels_are_not_decoded(self, monkeypatch):
         finder = FaceFinder()
-        finder.max_pixels = 100 * 50
         monkeypatch.setattr("recognition.faces.decode_bgr", lambda data, where: pytest.fail("decoded"))
         with pytest.raises(DataError, match="^x: 101x50 pixels; at most 0.005 million are taken$"):
-            finder.decode(files.encode(np.zeros((50, 101, 3), np.uint8), ".jpg"), "x")
+            finder.decode(files.encode(np.zeros((50, 101, 3), np.uint8), ".jpg"), "x", 100 * 50)
         monkeypatch.undo()
-        assert finder.decode(files.encode(np.zeros((50, 100, 3), np.uint8)), "x").shape == (50, 100, 3)
+        assert finder.decode(files.encode(np.zeros((50, 100, 3), np.uint8)), "x", 100 * 50).shape == (50, 100, 3)
 
     def test_detectors_that_cannot_be_used(self, tmp_path):
         good = files.write_detector(tmp_path / "mtcnn")
