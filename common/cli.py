@@ -32,6 +32,8 @@ def _line(text):
 
 def run(main):
     """Run `main` as a command and exit: 0, its own code, 2 with one line for a UserError, 130 for Ctrl-C."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of any bytes
     try:
         code = main()
         sys.stdout.flush()

@@ -40,6 +40,19 @@ def replacing(path):
         Path(name).unlink(missing_ok=True)
 
 
+class _Checked(Exception):
+    pass
+
+
+def check_writable(path):
+    """Raise UserError now, before long work, where `replacing(path)` would after it."""
+    try:
+        with replacing(path):
+            raise _Checked  # nothing is moved into place
+    except _Checked:
+        pass
+
+
 @contextmanager
 def new_folder(output):
     """Give the path of a folder to fill, which is moved to `output` when the block ends well.
@@ -83,12 +96,12 @@ def write_text(path, text):
 
 
 def write_csv(path, rows):
-    """Write rows, dicts of the same keys, as CSV, whole or not at all."""
+    """Write rows, dicts of the same keys, as CSV, whole or not at all. Names of files may be of any bytes."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def write_bytes(path, data):

@@ -12,7 +12,7 @@ from common.files import read_bytes, replacing
 from datasets.image_set import ImageSet
 from datasets.recordio import EXACT, FRAME, HEADER, RecordReader, RecordWriter, frame_sizes, read_index
 
-_IDENTITY_SIZE = FRAME.size + HEADER.size + 8  # bytes of an identity record: two labels and no image
+IDENTITY_SIZE = FRAME.size + HEADER.size + 8  # bytes of an identity record: two labels and no image
 
 
 def read_property(folder):
@@ -62,7 +62,7 @@ class TrainingSet(ImageSet):
         if payload or len(header) != 2:  # record 0 is an image like all others
             chosen = slice(None)
         elif header[1] >= EXACT:
-            is_identity = sizes == _IDENTITY_SIZE
+            is_identity = sizes == IDENTITY_SIZE
             is_image = ~is_identity
             is_image[0] = False
             self.num_identities, chosen = int(np.count_nonzero(is_identity[1:])), is_image

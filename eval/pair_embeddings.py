@@ -9,7 +9,7 @@ from common.embeddings import ahead, normalise
 from common.errors import unknown_name
 from common.files import replacing
 from datasets.embedding_store import hash_model
-from eval.embeddings import mirrored
+from eval.embeddings import joined, mirrored
 from eval.results import hash_file
 
 FLIPS = ("sum", "concat", "none")
@@ -45,14 +45,10 @@ def embed_target(target, embed, flip="sum", batch_size=64, progress=True):
 def pair_embeddings(target, passes, flip="sum"):
     """The embeddings of the pairs of a target, (2N, D) float64, L2-normalised.
 
-    passes: (P, M, D), see `embed_target`; flip: 'sum': f(x) + f(mirrored x); 'concat': both side by side, D doubled
-    (Liu et al., 2017, SphereFace); 'none': f(x). Of a template the mean over its images is taken before the
-    normalisation. Raises UserError where one is zero or not finite.
+    passes: (P, M, D), see `embed_target`; flip: see `eval.embeddings.joined`. Of a template the mean over its images is
+    taken before the normalisation. Raises UserError where one is zero or not finite.
     """
-    # The original holds embeddings as float64, and so do these: its numbers come out to the last digit.
-    views = [np.asarray(view, np.float64) for view in (passes[:1] if flip == "none" else passes)]
-    joined = np.concatenate(views, axis=1) if flip == "concat" else sum(views)
-    return normalise(target.of_pairs(joined), target.name)
+    return normalise(target.of_pairs(joined(passes, flip)), target.name)
 
 
 def mean_norm(target, passes, flip="sum"):

@@ -92,6 +92,19 @@ class TestReplacing:
                        env=dict(os.environ, PYTHONPATH=str(ROOT)))
         assert path.stat().st_mode & 0o777 == mode
 
+    def test_checked_before_long_work(self, tmp_path):
+        (tmp_path / "old").write_text("old")
+        for name in ("old", "new", "folder/new"):
+            files.check_writable(tmp_path / name)
+        assert (tmp_path / "old").read_text() == "old" and sorted(os.listdir(tmp_path)) == ["folder", "old"]
+        for path in (tmp_path / "folder", tmp_path / "old" / "new"):
+            with pytest.raises(UserError, match=f"^{re.escape(str(path))}: cannot be written: "):
+                files.check_writable(path)
+
+    def test_tables_of_names_of_any_bytes(self, tmp_path):
+        files.write_csv(tmp_path / "t.csv", [dict(name=os.fsdecode(b"\xff,"), n=1), dict(name="ü", n=2)])
+        assert (tmp_path / "t.csv").read_bytes() == b'name,n\n"\xff,",1\n' + "ü,2\n".encode()
+
     def test_text_is_utf8(self, tmp_path):
         files.write_text(tmp_path / "t", "Ünïcode\n人")
         assert (tmp_path / "t").read_bytes() == "Ünïcode\n人".encode()
