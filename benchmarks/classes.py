@@ -81,7 +81,7 @@ def make_step(peer, num_classes):
     else:
         counts = split_classes(num_classes, 1, rate=RATE)
         sizes = sample_sizes(counts, RATE, BATCH)
-        trainer = PartialTrainer(network, split(sizes), counts, sizes, 0, *rest)
+        trainer = PartialTrainer(network, split(sizes), counts, sizes, *rest)
     return lambda: trainer.step(batches.batch)
 
 

@@ -98,11 +98,8 @@ class SplitInputs(heads.Inputs):
 
     def softmax(self, no_bias):
         """w_j·x + b_j."""
-        def bias(part, count):
-            return mx.sym.Variable(part_name("fc7_bias", part), shape=(count,), init=mx.init.Zero())
-
         return self._parts(lambda part, count, rows: mx.sym.FullyConnected(
-            self.embedding, rows, *[] if no_bias else [bias(part, count)],
+            self.embedding, rows, *[] if no_bias else [_bias(part, count)],
             num_hidden=count, no_bias=no_bias), self._counts, self.weight())
 
     def each(self, logits, function):
@@ -188,6 +185,10 @@ class SplitInputs(heads.Inputs):
         largest = mx.sym.BlockGrad(reduce(mx.sym.maximum, sums))
         total = reduce(add, (mx.sym.exp(value - largest) for value in sums))
         return mx.sym.log(total) + largest - logits.target, logits.target >= reduce(mx.sym.maximum, highest)
+
+
+def _bias(part, count):
+    return mx.sym.Variable(part_name("fc7_bias", part), shape=(count,), init=mx.init.Zero())
 
 
 def split_loss(loss, embedding, label, counts, emb_size, **settings):

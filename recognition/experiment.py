@@ -332,7 +332,7 @@ def _split_trainer(settings, num_classes, embedding, devices):
                         "a bias (--fc7-no-bias 1), which need every class in every step")
     counts = split_classes(num_classes, len(devices), own.get("loss_k", 1), settings.sample_rate)
     sizes = sample_sizes(counts, settings.sample_rate, settings.per_batch_size * len(devices))
-    return partial(PartialTrainer, embedding, _split_loss(settings, sizes, own), counts, sizes, settings.seed)
+    return partial(PartialTrainer, embedding, _split_loss(settings, sizes, own), counts, sizes)
 
 
 def _split_loss(settings, counts, own):

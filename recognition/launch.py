@@ -246,8 +246,7 @@ def main():
         if not left or code == _USER_ERROR:
             print(f"error: {line}", file=sys.stderr)
             break
-        print(f"warning: {line}; it goes on from its last state, {left} times more at most", file=sys.stderr,
-              flush=True)
+        print(f"warning: {line}; goes on with --resume, {left} times at most", file=sys.stderr, flush=True)
         command += [] if "--resume" in command else ["--resume"]
     return code
 

@@ -29,12 +29,12 @@ class PartialTrainer(SplitTrainer):
     """A SplitTrainer of which each step sees a sample of the classes.
 
     loss: the training graph of a head of `sizes` classes, see `SplitTrainer` and `sample_sizes`; it must have no bias
-    and no state for each class. counts: all classes of each part. seed: of the samples, which hang on it and on the
-    step's number alone. Weights and momenta of rows that are not drawn stay as they are, without decay.
+    and no state for each class. counts: all classes of each part. The samples hang on `seed` and on the step's
+    number alone. Weights and momenta of rows that are not drawn stay as they are, without decay.
     """
 
-    def __init__(self, embedding, loss, counts, sizes, seed, devices, batches, *args, **kwargs):
-        self._sizes, self._seed = sizes, seed
+    def __init__(self, embedding, loss, counts, sizes, devices, batches, *args, **kwargs):
+        self._sizes = sizes
         super().__init__(embedding, loss, counts, devices, batches, *args, **kwargs)
 
     def _make_arrays(self):

@@ -108,8 +108,8 @@ class SplitTrainer(Trainer):
         return [{f"aux:{name}": array for name, array in executor.aux_dict.items()}
                 for executor in self.module._exec_group.execs]
 
-    def _take(self, arrays, devices):
-        super()._take(arrays, devices)
+    def _take(self, arrays):
+        super()._take(arrays)
         given = split_params(of_kind(arrays, "arg:"), self._counts)
         for name, array in self._arrays.items():
             given[name].copyto(array)

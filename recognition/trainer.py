@@ -55,7 +55,7 @@ class Trainer:
         self._init_params(initializer, *[{}, {}] if resumed else [arg_params or {}, aux_params or {}])
         if resumed:
             self._check(arrays)
-            self._take(arrays, numbers["devices"])
+            self._take(arrays)
         self._scheduler = None
         if lr_steps or lr_warmup:
             self._scheduler = mx.lr_scheduler.MultiFactorScheduler(list(lr_steps) or [sys.maxsize], 0.1, base_lr=lr,
@@ -64,7 +64,9 @@ class Trainer:
                             rescale_grad=1 / (self.batch_size * self.workers.size), begin_num_update=self.steps)
         self._optimizer = self._sgd(lr_scheduler=self._scheduler)
         self._init_optimizer(multipliers or {})
-        self._take_momenta(of_kind(arrays, "mom:"))
+        if resumed:  # after the kvstore has given all devices the same
+            self._take_own(arrays, numbers["devices"])
+            self._take_momenta(of_kind(arrays, "mom:"))
 
     def _bind(self, network, loss, batches):
         symbol = loss(network, mx.sym.Variable(LABEL))
@@ -225,13 +227,17 @@ class Trainer:
             raise DataError(f"the saved state is of another network or head: {len(wrong)} arrays differ; {wrong[0]!r} "
                             f"has shape {found.get(wrong[0])}, expected {expected.get(wrong[0])}")
 
-    def _take(self, arrays, devices):
-        """Set what `_kept` gives to these NumPy arrays, of so many devices."""
+    def _take(self, arrays):
+        """Set the parameters to those of a state."""
         self.module.set_params(*(of_kind(arrays, kind) for kind in ("arg:", "aux:")), allow_extra=True)
+
+    def _take_own(self, arrays, devices):
+        """Set what each device has of its own to that of a state of so many devices."""
         same = devices == len(self.devices) * self.workers.size
         for device, own in enumerate(self._own_arrays(), len(self.devices) * self.workers.rank):
             for name, array in own.items():
                 array[:] = _value_on(device if same else range(devices), name, arrays)
+        self.module._params_dirty = True  # the module's own copy is behind
 
     def _momenta(self):
         updater = self._updater()
