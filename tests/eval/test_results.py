@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common.errors import DataError, UserError
-from eval.results import append_record, hash_file, make_entry, make_trace, picture, read_results, table, write_results
+from common.files import hash_file
+from eval.results import append_record, make_entry, make_trace, picture, read_results, table, write_results
 
 
 def entry(**figures):
