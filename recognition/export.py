@@ -68,7 +68,9 @@ def main():
     args = parse_args()
     from datasets.images import parse_image_size
     from recognition.exporting import export
+    from recognition.model_card import check_folders
 
+    check_folders(args.evaluations)
     exported = export(args.model, args.format, args.output, args.normalise, parse_image_size(args.image_size),
                       args.faces)
     print("\n".join(summary(exported)))

@@ -44,6 +44,13 @@ class Evidence(NamedTuple):
     entries: List[dict]
 
 
+def check_folders(folders):
+    """Raise UserError for a folder that is not there."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder}: no such folder")
+
+
 def gather(exported, folders=()):
     """Read what was left beside a model, and in `folders` by the commands in eval/.
 
@@ -51,9 +58,7 @@ def gather(exported, folders=()):
     Evidence. Raises UserError for a missing folder, DataError for a damaged file.
     """
     home = Path(parse_model(exported.model)[0]).parent
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise UserError(f"{folder}: no such folder")
+    check_folders(folders)
     digests = {hash_file(path) for path in (weights_path(exported.model), *exported.files)}
     paths = {path.resolve() for folder in (home, *map(Path, folders)) for path in folder.rglob(RESULTS)}
     entries = [entry for path in sorted(paths) for entry in read_results(path)
