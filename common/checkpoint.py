@@ -21,14 +21,48 @@ _ARRAY_V1, _ARRAY_V2, _ARRAY_V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 _DTYPES = dict(enumerate(map(np.dtype, ("f4", "f8", "f2", "u1", "i4", "i1", "i8", "?"))))  # by MXNet's numbers
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
 _MODEL = re.compile(r"(.+),\s*(\d{1,9})\s*", re.DOTALL)
+_ONNX_MODEL = re.compile(r"(.+?)(?:-(\d{4,9}))?\.onnx", re.DOTALL)
+
+
+def is_onnx(model):
+    """Whether a model's name is the path of an ONNX file."""
+    return str(model).endswith(".onnx")
 
 
 def parse_model(model):
-    """Split 'prefix,epoch' into (prefix, epoch number). Raises UserError for anything else."""
-    found = _MODEL.fullmatch(model)
+    """Split 'prefix,epoch' or '<prefix>-<epoch>.onnx' into (prefix, epoch number; 0 where an ONNX file tells none).
+
+    Raises UserError for anything else.
+    """
+    found = (_ONNX_MODEL if is_onnx(model) else _MODEL).fullmatch(model)
     if not found:
         raise UserError(f"model {model!r}: expected PREFIX,EPOCH, for instance ./models/r100,1")
-    return found[1], int(found[2])
+    return found[1], int(found[2] or 0)
+
+
+def onnx_path(model):
+    """The path under which recognition/export.py writes a model, <prefix>-<epoch>.onnx. model: 'prefix,epoch'."""
+    return params_path(*parse_model(model)).with_suffix(".onnx")
+
+
+def on_backend(model, backend):
+    """The name of a model as `backend` runs it: for onnxruntime the path of its ONNX file, else `model` itself.
+
+    model: 'prefix,epoch', or the path of an ONNX file, which is onnxruntime's in any case. Raises UserError where that
+    file is missing.
+    """
+    if backend != "onnxruntime" or is_onnx(model):
+        return model
+    path = onnx_path(model)
+    if not path.is_file():
+        raise UserError(f"model {model}: no file {path} for --backend onnxruntime; write it with: "
+                        f"python recognition/export.py --model {model} --format onnx")
+    return str(path)
+
+
+def weights_path(model):
+    """The file that holds a model's weights: its parameter file, or the ONNX file."""
+    return Path(model) if is_onnx(model) else params_path(*parse_model(model))
 
 
 def params_path(prefix, epoch):
@@ -90,6 +124,8 @@ def load(model):
     Raises UserError for a bad name or a missing file (the epochs that are there are listed), DataError for a damaged
     one and for parameters that do not go with the symbol.
     """
+    if is_onnx(model):
+        raise UserError(f"model {model}: an ONNX file, where a checkpoint is needed: PREFIX,EPOCH")
     prefix, epoch = parse_model(model)
     path = params_path(prefix, epoch)
     if not os.path.isfile(path):

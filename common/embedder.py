@@ -5,6 +5,7 @@ from common import checkpoint, graph
 from common.devices import get_devices
 from common.errors import DataError, UserError
 from common.mxnet_setup import mx, reason
+from common.onnx_network import OnnxNetwork
 
 EMBEDDING = "fc1_output"
 
@@ -12,38 +13,51 @@ EMBEDDING = "fc1_output"
 class Embedder:
     """Images (N, 3, H, W) uint8 RGB -> embeddings (N, emb_size) float32, not normalised.
 
-    model: 'prefix,epoch'. devices: list of mx.Context, or None for all GPUs, else the CPU; batches go to them in turn.
-    batch_size: images a device takes at once. image_shape: (H, W) in pixels.
+    model: 'prefix,epoch', or the path of an ONNX file, which onnxruntime runs on the CPU; its embeddings are normalised
+    where it was exported so. devices: list of mx.Context, or None for all GPUs, else the CPU; batches go to them in
+    turn. batch_size: images a device takes at once. image_shape: (H, W) in pixels.
     Every Embedder binds anew and keeps its own copy of the parameters: an MXNet 1.9.1 graph bound for inference goes
     on with its first weights when new ones are set.
     Raises UserError or DataError for a model that cannot be read or takes images of another size.
     """
 
     def __init__(self, model, devices=None, batch_size=64, image_shape=(112, 112)):
-        symbol, arg_params, aux_params = checkpoint.load(model)
-        self._setup(model, embedding_of(symbol, model), arg_params, aux_params, devices, batch_size, image_shape)
+        if checkpoint.is_onnx(model):
+            self._setup(batch_size, image_shape)
+            self._take_onnx(model, devices)
+        else:
+            symbol, arg_params, aux_params = checkpoint.load(model)
+            self._setup(batch_size, image_shape)
+            self._bind(model, embedding_of(symbol, model), arg_params, aux_params, devices)
 
     @classmethod
     def from_params(cls, symbol, arg_params, aux_params, devices=None, batch_size=64, image_shape=(112, 112)):
         """The same from an embedding symbol and its parameters (dict name -> NDArray) in memory."""
         embedder = cls.__new__(cls)
-        embedder._setup("the model", symbol, arg_params, aux_params, devices, batch_size, image_shape)
+        embedder._setup(batch_size, image_shape)
+        embedder._bind("the model", symbol, arg_params, aux_params, devices)
         return embedder
 
-    def _setup(self, model, symbol, arg_params, aux_params, devices, batch_size, image_shape):
+    def _setup(self, batch_size, image_shape):
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: expected a positive number of images")
         self.image_shape, self.batch_size = tuple(image_shape), batch_size
-        self._devices = devices or get_devices()
+
+    def _take_onnx(self, path, devices):
+        if any(device.device_type == "gpu" for device in devices or ()):
+            raise UserError(f"{path}: onnxruntime runs on the CPU here; use --devices cpu")
+        network = OnnxNetwork(path, self.image_shape)
+        self.emb_size, self._networks = network.emb_size, [network]
+
+    def _bind(self, model, symbol, arg_params, aux_params, devices):
         data = (1, 3) + self.image_shape
-        self.emb_size = _check_shapes(model, symbol, {**arg_params, **aux_params}, data)
+        self.emb_size = check_shapes(model, symbol, {**arg_params, **aux_params}, data)
         inputs = set(symbol.list_inputs())
         params = [{name: array.copy() for name, array in part.items() if name in inputs}
                   for part in (arg_params, aux_params)]
-        symbol, *self._params = graph.for_inference(symbol, *params, data=data)
-        self._symbols = {str(device): graph.for_device(symbol, device, training=False, data=data)
-                         for device in self._devices}
-        self._executors = {}
+        symbol, *params = graph.for_inference(symbol, *params, data=data)
+        self._networks = [_Network(symbol, params, device, data, self.batch_size)
+                          for device in devices or get_devices()]
 
     def __call__(self, images):
         """Embed `images`, (N, 3, H, W) uint8 RGB; returns (N, emb_size) float32, not normalised.
@@ -58,28 +72,38 @@ class Embedder:
         embeddings = np.empty((len(images), self.emb_size), np.float32)
         size = min(len(images), self.batch_size)
         stops = [min(start + size, len(images)) for start in range(0, len(images), size or 1)]
-        for first in range(0, len(stops), len(self._devices)):
-            group = stops[first:first + len(self._devices)]
-            outputs = [self._forward(position, images[stop - size:stop]) for position, stop in enumerate(group)]
+        for first in range(0, len(stops), len(self._networks)):
+            group = stops[first:first + len(self._networks)]
+            outputs = [network(images[stop - size:stop]) for network, stop in zip(self._networks, group)]
             for stop, output in zip(group, outputs):
-                embeddings[stop - size:stop] = output.asnumpy()
+                embeddings[stop - size:stop] = output()
         return embeddings
 
-    def _forward(self, position, images):
-        executor = self._executor(position, len(images))
-        return executor.forward(is_train=False, data=mx.nd.array(images, dtype=np.uint8))[0]
 
-    def _executor(self, position, size):
-        if (position, size) not in self._executors:
+class _Network:
+    """An embedding symbol on a device: images (N, 3, H, W) uint8 -> a callable that waits for the embeddings.
+
+    params: (arg_params, aux_params); data: shape of one image's batch; batch_size: of whole batches.
+    """
+
+    def __init__(self, symbol, params, device, data, batch_size):
+        self._symbol = graph.for_device(symbol, device, training=False, data=data)
+        self._params, self._device, self._batch_size, self._executors = params, device, batch_size, {}
+
+    def __call__(self, images):
+        data = mx.nd.array(images, dtype=np.uint8)
+        return self._executor(images.shape).forward(is_train=False, data=data)[0].asnumpy
+
+    def _executor(self, shape):
+        size = shape[0]
+        if size not in self._executors:
             # Two sizes are kept: whole batches, and the last odd one.
-            for key in [key for key in self._executors if key[1] not in (size, self.batch_size)]:
-                del self._executors[key]
-            device = self._devices[position]
-            executor = self._symbols[str(device)].simple_bind(
-                device, grad_req="null", type_dict={"data": np.uint8}, data=(size, 3) + self.image_shape)
+            for other in [other for other in self._executors if other not in (size, self._batch_size)]:
+                del self._executors[other]
+            executor = self._symbol.simple_bind(self._device, grad_req="null", type_dict={"data": np.uint8}, data=shape)
             executor.copy_params_from(*self._params)
-            self._executors[position, size] = executor
-        return self._executors[position, size]
+            self._executors[size] = executor
+        return self._executors[size]
 
 
 def embedding_of(symbol, model="the symbol"):
@@ -90,8 +114,11 @@ def embedding_of(symbol, model="the symbol"):
     return internals[EMBEDDING]
 
 
-def _check_shapes(model, symbol, params, data):
-    """Hold the parameters against the symbol; returns the embedding size."""
+def check_shapes(model, symbol, params, data):
+    """Hold parameters (dict name -> NDArray) against a symbol for images of shape `data`, (1, 3, H, W).
+
+    model: its name in messages. Returns the embedding size. Raises DataError, naming what is missing or does not fit.
+    """
     size = f"images of {data[2]}x{data[3]} pixels"
     if "data" not in symbol.list_arguments():
         raise DataError(f"{model}: the network has no input named 'data'; is it a face embedding network?")

@@ -1,5 +1,6 @@
 """Files are written to a temporary name and moved into place, so that nothing half-written is ever seen."""
 import csv
+import hashlib
 import io
 import os
 import tempfile
@@ -10,6 +11,7 @@ from common.errors import DataError, UserError
 
 _UMASK = os.umask(0)  # it can only be read by setting it, which is for no thread to do later
 os.umask(_UMASK)
+_BLOCK = 1 << 20
 
 
 @contextmanager
@@ -73,6 +75,24 @@ def new_folder(output):
         raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
 
 
+@contextmanager
+def adding_to(folder):
+    """Give the path of a folder to fill, whose files are moved into `folder` when the block ends well.
+
+    Files of the same names are replaced. Raises UserError where the system refuses to write.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new.", dir=folder) as temporary:
+            yield Path(temporary)
+            for path in sorted(Path(temporary).iterdir()):
+                with replacing(folder / path.name) as place:
+                    os.replace(path, place)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
 def read_bytes(path):
     """The bytes of a file. Raises DataError where it is missing or cannot be read."""
     try:
@@ -87,6 +107,18 @@ def remove(path):
         Path(path).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be removed: {error.strerror}") from error
+
+
+def hash_file(path):
+    """SHA-256 of a file's bytes, in hexadecimal. Raises DataError where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(_BLOCK), b""):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def write_text(path, text):

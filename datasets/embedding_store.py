@@ -15,7 +15,7 @@ from typing import Callable, NamedTuple, Tuple
 import numpy as np
 from tqdm import tqdm
 
-from common.checkpoint import params_path, parse_model
+from common.checkpoint import is_onnx, parse_model, weights_path
 from common.cores import cpu_count
 from common.devices import get_devices
 from common.embedder import Embedder
@@ -186,9 +186,9 @@ def load_embeddings(folder, training_set):
 
 
 def hash_model(model):
-    """A hash of a checkpoint's two files. model: 'prefix,epoch'."""
-    prefix, epoch = parse_model(model)
-    return _hash(read_bytes(f"{prefix}-symbol.json"), read_bytes(params_path(prefix, epoch)))
+    """A hash of a model's files. model: 'prefix,epoch', or the path of an ONNX file."""
+    symbol = [] if is_onnx(model) else [read_bytes(f"{parse_model(model)[0]}-symbol.json")]
+    return _hash(*symbol, read_bytes(weights_path(model)))
 
 
 def hash_set(training_set):

@@ -17,10 +17,9 @@ from tqdm import tqdm
 from common.cores import cpu_count
 from common.embeddings import ahead, normalise
 from common.errors import DataError, UserError
-from common.files import read_bytes, write_bytes, write_text
+from common.files import hash_file, read_bytes, write_bytes, write_text
 from datasets.images import UnreadableImage, decode_into
 from eval.embeddings import embed_flipped
-from eval.results import hash_file
 
 DEPTHS = {"facescrub": 2, "megaface": 3}  # parts of an entry that name its feature file
 _HEADER = struct.Struct("<4i")

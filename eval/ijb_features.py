@@ -17,7 +17,7 @@ from common.cores import cpu_count
 from common.embeddings import ahead, normalise
 from common.errors import DataError, UserError
 from common.face_align import DegenerateLandmarks, align
-from common.files import read_bytes, write_text
+from common.files import hash_file, read_bytes, write_text
 from datasets.images import UnreadableImage, decode_bgr, read_image
 from eval.embeddings import embed_flipped
 
@@ -47,8 +47,6 @@ def embed_faces(embed, images, folder, output, name, model_hash, skip_missing=Fa
     Raises DataError for missing and unreadable images and for landmarks that fit no face, UserError for the features
     of another model and for embeddings without a direction.
     """
-    from eval.results import hash_file
-
     path = Path(output, f"{name}_features.npy")
     state = dict(model=model_hash, images=hash_file(images.points), count=len(images.names), dimensions=embed.emb_size)
     done, left_out = _find_done(path, state, skip_missing)

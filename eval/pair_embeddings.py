@@ -7,10 +7,9 @@ from tqdm import tqdm
 
 from common.embeddings import ahead, normalise
 from common.errors import unknown_name
-from common.files import replacing
+from common.files import hash_file, replacing
 from datasets.embedding_store import hash_model
 from eval.embeddings import joined, mirrored
-from eval.results import hash_file
 
 FLIPS = ("sum", "concat", "none")
 _FORMAT = "1"  # goes into the key: raised when what is kept, or how it is computed, changes

@@ -11,7 +11,6 @@ and whatever else the protocol has to say.
 """
 import csv
 import fcntl
-import hashlib
 import io
 import json
 import re
@@ -20,15 +19,14 @@ import sys
 import time
 from pathlib import Path
 
-from common.checkpoint import params_path, parse_model
+from common.checkpoint import parse_model, weights_path
 from common.errors import DataError, UserError
-from common.files import read_bytes, write_text
+from common.files import hash_file, read_bytes, write_text
 from common.machine import commit, machine, versions
 
 RESULTS = "results.json"
 _COLUMNS = ("date", "protocol", "target", "figures", "network", "loss", "training_data", "model", "model_sha256",
             "data_sha256", "commit", "command", "machine")
-_BLOCK = 1 << 20
 
 
 def make_entry(protocol, target, title, figures, tables=(), pictures=(), trace=None, **more):
@@ -51,16 +49,17 @@ def picture(file, caption):
 def make_trace(model="", files=()):
     """How an evaluation comes about.
 
-    model: 'prefix,epoch', or '' where none is known; one that is not on disk is only named. files: paths of its data.
+    model: 'prefix,epoch' or an ONNX file, or '' where none is known; one that is not on disk is only named. files:
+    paths of its data.
     """
     found = dict(date=time.strftime("%Y-%m-%d %H:%M:%S"), commit=commit(), command=_command(), machine=machine(),
                  versions=versions(), model=model, model_sha256="", network="", loss="", training_data="",
                  files={str(path): hash_file(path) for path in files})
     if model:
-        prefix, epoch = parse_model(model)
-        if params_path(prefix, epoch).is_file():
-            found["model_sha256"] = hash_file(params_path(prefix, epoch))
-        found.update(_training(Path(prefix).parent))
+        path = weights_path(model)
+        if path.is_file():
+            found["model_sha256"] = hash_file(path)
+        found.update(_training(Path(parse_model(model)[0]).parent))
     return found
 
 
@@ -75,18 +74,6 @@ def _training(folder):
         return dict(network=settings["network"], loss=settings["loss"], training_data=settings["dataset"])
     except (OSError, ValueError, KeyError, TypeError):  # a model from elsewhere
         return {}
-
-
-def hash_file(path):
-    """SHA-256 of a file's bytes, in hexadecimal. Raises DataError where it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            for block in iter(lambda: file.read(_BLOCK), b""):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def write_results(output, entries):

@@ -47,7 +47,7 @@ def read_training(folder):
     starts = [event for event in events if event["event"] == "start"]
     targets = dict.fromkeys(event["target"] for event in events if event["event"] == "verification")
     return Training(
-        folder, _read_settings(folder / "settings.json"), starts[-1] if starts else {}, runs,
+        folder, read_settings(folder / "settings.json"), starts[-1] if starts else {}, runs,
         [event["step"] for event in events if event["event"] == "resume"],
         _columns(events, "progress"), {name: _columns(events, "verification", name) for name in targets},
         [(event["step"], event.get("path", "")) for event in events if event["event"] == "checkpoint"],
@@ -102,7 +102,8 @@ def _columns(events, kind, target=None):
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
-def _read_settings(path):
+def read_settings(path):
+    """The settings that a training has left in a JSON file: a dict, empty where there is none. Raises DataError."""
     if not path.exists():
         return {}
     try:

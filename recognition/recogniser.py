@@ -12,14 +12,13 @@ from common.cores import cpu_count
 from common.embedder import Embedder
 from common.embeddings import normalise
 from common.errors import DataError
-from common.files import check_writable
+from common.files import check_writable, hash_file
 from datasets.embedding_store import hash_model
 from datasets.identity_folder import list_identities
 from datasets.images import SUFFIXES
 from datasets.threads import in_order
 from eval.embeddings import joined, mirrored
 from eval.pair_embeddings import check_flip
-from eval.results import hash_file
 from recognition.faces import Face, FaceFinder
 from recognition.gallery import Gallery, load_gallery
 from recognition.pictures import picture_file

@@ -4,7 +4,8 @@ from typing import NamedTuple, Optional
 
 from common.checkpoint import params_path, parse_model
 from common.errors import DataError, UserError
-from eval.results import hash_file, read_results
+from common.files import hash_file
+from eval.results import read_results
 
 UNKNOWN = "no threshold is known, so nothing is decided; --thresholds results.json --far 1e-3 takes that of a " \
           "verification of this model, --threshold 0.3 sets one"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from common.errors import DataError, UserError
+from common.files import hash_file
 from eval.results import (
     append_record,
-    hash_file,
     make_entry,
     make_trace,
     picture,

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import DataError, UserError
+from common.files import hash_file
 from datasets.embedding_store import hash_model
-from eval.results import hash_file, make_entry, write_results
+from eval.results import make_entry, write_results
 from recognition.gallery import Gallery, load_gallery
 from recognition.recogniser import Recogniser
 from recognition.threshold import Threshold, make_threshold, read_threshold
