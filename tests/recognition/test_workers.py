@@ -56,17 +56,18 @@ def together(function, ranks):
 
 
 class TestSums:
-    def test_share_and_mean(self):
+    def test_share_and_everyones(self):
         def act(worker):
             arrays = {"a": mx.nd.array([1.5, -2]) + worker.rank, "b": mx.nd.ones((2, 2)) * worker.rank}
-            means = worker.mean(arrays)
+            every = worker.everyones([arrays])
             kept = arrays["a"].asnumpy().tolist()
             worker.share(arrays)
-            return kept, [array.asnumpy().tolist() for array in (means["a"], means["b"], arrays["a"], arrays["b"])]
+            return kept, [{name: array.asnumpy().tolist() for name, array in part.items()} for part in [*every, arrays]]
 
+        expected = [{"a": [1.5 + rank, -2 + rank], "b": [[rank, rank], [rank, rank]]} for rank in range(3)]
         for rank, (kept, found) in enumerate(together(act, [0, 1, 2])):
-            assert kept == [1.5 + rank, -2 + rank]  # a mean leaves what it is of
-            assert found == [[2.5, -1], [[1, 1], [1, 1]], [1.5, -2], [[0, 0], [0, 0]]]
+            assert kept == [1.5 + rank, -2 + rank]  # what is gathered stays as it was
+            assert found == [*expected, expected[0]]
 
     def test_gather(self):
         for found in together(lambda worker: worker.gather([worker.rank, 2 ** 40]), [0, 1, 2]):
