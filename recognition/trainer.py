@@ -114,7 +114,7 @@ class Trainer:
 
         Raises NotFinite where one is not, so that no such model is saved.
         """
-        mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's statistics be read before the step that changes them is done
+        _wait_for_statistics()
         arg_params, aux_params = self._all_params()
         arrays = {**aux_params, **arg_params}
         self._refuse([name for name, array in arrays.items() if not np.isfinite(array.asnumpy()).all()], arrays)
@@ -122,6 +122,7 @@ class Trainer:
 
     def check_params(self):
         """Raise NotFinite where a parameter or statistic, as the first device has it, is not finite."""
+        _wait_for_statistics()
         arrays = self._device_arrays()
         self._refuse(diagnosis.not_finite(arrays), arrays)
 
@@ -146,6 +147,10 @@ class Trainer:
 
     def _all_params(self):
         return self.module.get_params()
+
+
+def _wait_for_statistics():
+    mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's be read before the step that changes them is done
 
 
 def find_states(symbol):
