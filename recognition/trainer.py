@@ -140,7 +140,7 @@ class Trainer:
 
         Raises NotFinite where one is not, so that no such model is saved.
         """
-        mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's statistics be read before the step that changes them is done
+        _wait_for_statistics()
         arg_params, aux_params = map(dict, self._all_params())
         for name in self._gathered[0] if self._gathered else ():
             values = [own[name].as_in_context(mx.cpu()) for own in self._gathered]
@@ -152,13 +152,14 @@ class Trainer:
         """Until the next step, let `params` and `state` know what every worker's devices have of their own:
         BatchNorm's statistics and states of the head. All workers call it after the same step."""
         if self.workers.size > 1:
-            mx.nd.waitall()
+            _wait_for_statistics()
             self._gathered = self.workers.everyones(self._own_arrays())
             if self._seen:
                 self._seen = self.workers.gather(np.ravel(self._seen)).mean(axis=0).reshape(-1, 2).tolist()
 
     def check_params(self):
         """Raise NotFinite where a parameter or statistic, as the first device has it, is not finite."""
+        _wait_for_statistics()
         arrays = self._device_arrays()
         self._refuse(diagnosis.not_finite(arrays), arrays)
 
@@ -198,7 +199,7 @@ class Trainer:
         its own, the devices of all workers counted, see `gather`; a split head is in its plain form. The arrays may be
         those of the training: read them before the next step. Raises NotFinite as `params` does.
         """
-        mx.nd.waitall()
+        _wait_for_statistics()
         arrays = {**self._kept(), **{f"mom:{name}": array for name, array in self._momenta().items()}}
         self._check_finite(arrays)
         return dict(step=self.steps, epoch=self.epoch, metrics=list(self._seen),
@@ -290,6 +291,10 @@ def draws_random(symbol):
 def step_seed(seed, step, worker=0):
     """The seed of the random numbers of one step of a worker, from 0 to 2³¹ - 1."""
     return int(np.random.SeedSequence([seed, step, worker] if worker else [seed, step]).generate_state(1)[0]) >> 1
+
+
+def _wait_for_statistics():
+    mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's be read before the step that changes them is done
 
 
 def find_states(symbol):
