@@ -93,5 +93,5 @@ def _reason(error):
 def _scales_pixels(path):
     import onnx
 
-    names = [node.name or node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node[:8]]
+    names = [node.name for node in onnx.load(str(path), load_external_data=False).graph.node[:8]]
     return all(any(name.startswith(starts) for name in names) for starts in (("Sub", "_minus"), ("Mul", "_mul")))
