@@ -1,5 +1,6 @@
 """Pictures to aligned faces: a picture of the network's size is one; in a photograph a detector finds them."""
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple, Optional
 
 import cv2
@@ -27,11 +28,11 @@ class FaceFinder:
     image_shape: (height, width) of an aligned face. detector: a folder of MTCNN's checkpoints (see docs/alignment.md),
     or a callable as `common.mtcnn.Detector` is; None: pictures have to be aligned faces. min_size: of the longer side
     of a face's box, in pixels of a photograph that is no larger than SEARCHED.
-    Raises UserError and DataError for a detector that cannot be used.
+    Threads may share one. Raises UserError and DataError for a detector that cannot be used.
     """
 
     def __init__(self, image_shape=(112, 112), detector=None, min_size=40):
-        self.image_shape, self._min_size = tuple(image_shape), min_size
+        self.image_shape, self._min_size, self._lock = tuple(image_shape), min_size, Lock()
         if detector is not None:
             template(self.image_shape)  # an error shows here
         self._detector = open_detector(detector, min_size) if isinstance(detector, (str, Path)) else detector
@@ -42,7 +43,7 @@ class FaceFinder:
         return self._detector is not None
 
     def decode(self, picture, where, max_pixels=None):
-        """A picture as (H, W, 3) uint8 BGR. Threads may call this.
+        """A picture as (H, W, 3) uint8 BGR.
 
         picture: its bytes (JPEG, PNG, BMP or WebP), the path of its file, or the decoded picture, (H, W, 3) uint8 RGB;
         where: what a message calls it; max_pixels: one that announces more is refused before anything is decoded.
@@ -62,7 +63,7 @@ class FaceFinder:
     def find(self, image, where, most=1):
         """The faces of a picture: a list of 1 to `most` Face, the one that the picture is of first, see `choose_face`.
 
-        image: (H, W, 3) uint8 BGR, as `decode` gives it. One thread at a time may call this.
+        image: (H, W, 3) uint8 BGR, as `decode` gives it.
         Raises DataError where there is none, and for another size where there is no detector.
         """
         if image.shape[:2] == self.image_shape:
@@ -90,7 +91,8 @@ class FaceFinder:
         scale = min(1, SEARCHED / max(image.shape[:2]))
         size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
         searched = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        boxes, landmarks = self._detector(searched)
+        with self._lock:
+            boxes, landmarks = self._detector(searched)
         large = (boxes[:, 2:4] - boxes[:, :2]).max(axis=1) >= self._min_size
         return np.hstack([boxes[large, :4] / scale, boxes[large, 4:]]), landmarks[large] / scale
 

@@ -3,6 +3,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -79,7 +80,7 @@ class Recogniser:
     threshold: a Threshold, a cosine, or None: nothing is decided. flip: what becomes of mirrored images, see
     `eval.embeddings.joined`. devices: list of mx.Context, None for all GPUs, else the CPU; batch_size: images that a
     device takes at once; image_shape: (height, width) of the network's images.
-    A picture is the path of its file, its bytes, or an array (H, W, 3) uint8 RGB. One thread at a time may call this.
+    A picture is the path of its file, its bytes, or an array (H, W, 3) uint8 RGB. Threads may share a Recogniser.
     Raises UserError and DataError for a model, a detector and settings that cannot be used.
     """
 
@@ -89,7 +90,7 @@ class Recogniser:
         self.model, self.flip, self.threshold = model, flip, make_threshold(threshold)
         self.finder = FaceFinder(image_shape, detector, min_size)
         self._embedder = Embedder(model, devices, batch_size, image_shape)
-        self._batch_size = batch_size * (len(devices) if devices else 1)
+        self._batch_size, self._lock = batch_size * (len(devices) if devices else 1), Lock()
 
     @property
     def emb_size(self):
@@ -106,7 +107,8 @@ class Recogniser:
         `raw`."""
         images = np.stack(crops).transpose(0, 3, 1, 2)
         views = [images] if self.flip == "none" else [images, mirrored(images)]
-        embeddings = joined([self._embedder(view) for view in views], self.flip)
+        with self._lock:
+            embeddings = joined([self._embedder(view) for view in views], self.flip)
         return embeddings if raw else normalise(embeddings, f"model {self.model}")
 
     def face(self, picture):

@@ -19,6 +19,7 @@ import socketserver
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -56,10 +57,9 @@ class Refused(Exception):
 class FaceServer(ThreadingHTTPServer):
     """Serves the page at `url`: `serve_forever` in the caller's thread, `start` in another one, until `stop`.
 
-    recogniser: a Recogniser, which this server's threads use one at a time; gallery: a Gallery to search, or None;
-    host, port: to bind to (port 0: any that is free); names: host names that requests may use beside `localhost`,
-    `host` and addresses; limits: Limits. Raises UserError where the address cannot be bound to, and as
-    `Recogniser.gallery` does.
+    recogniser: a Recogniser; gallery: a Gallery to search, its path, or None; host, port: to bind to (port 0: any that
+    is free); names: host names that requests may use beside `localhost`, `host` and addresses; limits: Limits.
+    Raises UserError where the address cannot be bound to, and as `Recogniser.gallery` does.
     """
 
     daemon_threads = True
@@ -69,8 +69,9 @@ class FaceServer(ThreadingHTTPServer):
         self.gallery = None if gallery is None else recogniser.gallery(gallery)
         self._search(np.empty((0, recogniser.emb_size)))  # an empty gallery shows here
         self.names = {name.lower() for name in ("localhost", host, *names)}
-        self._lock, self.uploads = threading.Lock(), threading.BoundedSemaphore(_UPLOADS)
-        self._connections, self._closed = threading.BoundedSemaphore(_CONNECTIONS), threading.Event()
+        # A network of MXNet keeps 12 MB for each thread that calls it, so that one thread does it for all requests.
+        self._network = ThreadPoolExecutor(1)
+        self._connections, self.uploads = (threading.BoundedSemaphore(most) for most in (_CONNECTIONS, _UPLOADS))
         page = make_page(recogniser, self.gallery, self.limits)
         style = re.search("<style>(.*?)</style>", page, re.DOTALL)[1]
         self.policy = _policy(style)
@@ -94,16 +95,16 @@ class FaceServer(ThreadingHTTPServer):
         self.server_close()
 
     def server_close(self):
-        self._closed.set()
-        with self._lock:  # no thread may be in MXNet when the process ends
-            super().server_close()
+        super().server_close()
+        self._network.shutdown()  # waits: no thread may be in MXNet when the process ends
 
-    @contextmanager
-    def _network(self):
-        with self._lock:
-            if self._closed.is_set():
-                raise Refused(503, "the program is ending")
-            yield
+    def _run(self, function, *args):
+        """The result of a function that calls a network."""
+        try:
+            waiting = self._network.submit(function, *args)
+        except RuntimeError as error:  # it was shut down
+            raise Refused(503, "the program is ending") from error
+        return waiting.result()
 
     def server_bind(self):
         socketserver.TCPServer.server_bind(self)  # HTTPServer's would ask a name server who we are
@@ -158,8 +159,7 @@ class FaceServer(ThreadingHTTPServer):
                 problems.append(dict(picture=number, message=str(error)))
         if not faces:
             return dict(faces=[], problems=problems, similarities=[], same=None, matches=None)
-        with self._network():
-            embeddings = self.recogniser.embed_crops([face.crop for face in faces])
+        embeddings = self._run(self.recogniser.embed_crops, [face.crop for face in faces])
         similarities, threshold = embeddings @ embeddings.T, self.recogniser.threshold
         return dict(faces=[dict(picture=owner, crop=_data_uri(face.crop)) for owner, face in zip(owners, faces)],
                     problems=problems, similarities=similarities.round(6).tolist(), matches=self._search(embeddings),
@@ -171,9 +171,8 @@ class FaceServer(ThreadingHTTPServer):
             for near in self.gallery.search(embeddings, self.recogniser.threshold)]
 
     def _faces(self, data, where):
-        image = self.recogniser.finder.decode(data, where, self.limits.pixels)
-        with self._network():
-            return self.recogniser.finder.find(image, where, self.limits.faces)
+        finder = self.recogniser.finder
+        return self._run(finder.find, finder.decode(data, where, self.limits.pixels), where, self.limits.faces)
 
 
 def _data_uri(crop):

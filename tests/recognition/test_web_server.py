@@ -199,6 +199,20 @@ class TestComparison:
             thread.join()
         assert found == [(200, expected)] * 12
 
+    def test_one_thread_calls_the_network(self, model, tmp_path):
+        """MXNet keeps memory for every thread that does."""
+        faces = Recogniser(model, files.write_detector(tmp_path / "mtcnn"), image_shape=files.SIZE)
+        threads, real = [], (faces.finder._detector, faces._embedder)
+        faces.finder._detector = lambda image: threads.append(threading.get_ident()) or real[0](image)
+        faces._embedder = lambda images: threads.append(threading.get_ident()) or real[1](images)
+        faces._embedder.emb_size = 6
+        photograph = files.encode(files.photograph_of(np.maximum(files.draw_images(1)[0], 150), 6, 80))
+        with FaceServer(faces, port=0).start() as server:
+            for _ in range(3):
+                assert compare(server, [photograph])[0] == 200
+            server.shutdown()
+        assert len(threads) == 9 and len(set(threads)) == 1
+
 
 class TestRefusals:
     @pytest.mark.parametrize("host, status", [
