@@ -2,7 +2,7 @@
 import math
 from typing import NamedTuple, Optional
 
-from common.checkpoint import params_path, parse_model
+from common.checkpoint import weights_path
 from common.errors import DataError, UserError
 from common.files import hash_file
 from eval.results import read_results
@@ -45,11 +45,11 @@ def make_threshold(value):
 def read_threshold(path, far, model, flip="sum", target=None):
     """The threshold that a verification found at a FAR, exact over all its pairs.
 
-    path: its results.json; far: one of those in it, such as 1e-3; model: 'prefix,epoch', which it must be of; flip:
+    path: its results.json; far: one of those in it, such as 1e-3; model: which it must be of; flip:
     what it must have made of mirrored images; target: the name of its pack, where it has several of the model.
     Returns a Threshold. Raises UserError or DataError where it does not say, and says what it has.
     """
-    digest = hash_file(params_path(*parse_model(model)))
+    digest = hash_file(weights_path(model))
     entries = [entry for entry in read_results(path) if entry["protocol"] == "verification"]
     found = [entry for entry in entries if entry["trace"].get("model_sha256") == digest]
     if not found:

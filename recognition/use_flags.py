@@ -31,12 +31,14 @@ def add_threshold_flags(parser):
 
 def make_recogniser(args, **settings):
     """The Recogniser that the flags ask for; settings: of it, over the flags."""
+    from common.checkpoint import on_backend
     from common.devices import get_devices
     from datasets.images import parse_image_size
     from recognition.recogniser import Recogniser
 
     settings = dict(dict(batch_size=args.batch_size, threshold=_threshold(args)), **settings)
-    return Recogniser(args.model, args.detector, flip=args.flip, devices=get_devices(device_names(args)),
+    model = on_backend(args.model, args.backend)
+    return Recogniser(model, args.detector, flip=args.flip, devices=get_devices(device_names(args)),
                       image_shape=parse_image_size(args.image_size), min_size=args.min_size, **settings)
 
 

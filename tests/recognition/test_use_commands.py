@@ -52,6 +52,15 @@ def similarity(first, second):
     return rows[first] @ rows[second]
 
 
+def test_compare_by_onnxruntime(here, command):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    code, _, errors = command("compare.py", "people/Ada/1.png", "stranger.png", "--backend", "onnxruntime")
+    assert code == 2 and "no file models/model-0001.onnx" in errors[-1] and "export.py" in errors[-1]
+    assert command("export.py", "--format", "onnx")[0] == 0
+    code, lines, _ = command("compare.py", "people/Ada/1.png", "stranger.png", "--backend", "onnxruntime")
+    assert code == 0 and abs(float(lines[0].split()[1]) - similarity(0, 3)) < 2e-4
+
+
 def test_compare(here, command):
     code, lines, _ = command("compare.py", "people/Ada/1.png", "stranger.png")
     assert code == 0 and lines[0] == f"similarity {similarity(0, 3):.4f} (cosine)"
