@@ -43,10 +43,10 @@ class RunLog:
                 self._open()
             self._files[name].write(text)
             self._failing = False
-        except OSError as error:
+        except (OSError, UserError) as error:
             if not self._failing:
-                _say(f"warning: {self._folder / name}: cannot be written: {error.strerror}; the run goes on, and what "
-                     "it says is on the terminal alone until it can")
+                _say(f"warning: {self._folder / name}: cannot be written: {getattr(error, 'strerror', error)}; the run "
+                     "goes on, and what it says is on the terminal alone until it can")
             self._failing = True
 
     def line(self, text):

@@ -188,4 +188,6 @@ def restore(state, batches, callbacks):
     """Bring reader and callbacks to where they were. Raises UserError where the reader is of other data."""
     batches.restore(state.numbers["reader"])
     for callback in callbacks:
-        callback.restore(state.numbers["callbacks"].get(type(callback).__name__, {}))
+        stored = state.numbers["callbacks"].get(type(callback).__name__)
+        if stored:
+            callback.restore(stored)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -197,8 +198,17 @@ def test_a_folder_that_is_removed(work, tmp_path):
     assert not lines and f"stopped after step {state.numbers['step']}" in (folder / "train.log").read_text()
 
 
+def test_nothing_is_left_behind(work, tmp_path):
+    """Threads and open files after two trainings are as many as after one."""
+    found = []
+    for number in range(2):
+        in_process(work, tmp_path / str(number), "--max-steps", 2)
+        found.append((threading.active_count(), len(os.listdir("/proc/self/fd"))))
+    assert found[0] == found[1]
+
+
 def test_killed_at_random_moments(tmp_path):
     """Five of the fifty of benchmarks/resume.py, whose results are in results/resume.csv."""
     write_faces(tmp_path / "faces")
-    rows = killed_and_compared(tmp_path, 5, 40, tell=lambda row: None)
+    rows = killed_and_compared(tmp_path, 5, 30, tell=lambda row: None)
     assert len(rows) == 6 and all(row["equal"] for row in rows), rows
