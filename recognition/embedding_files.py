@@ -48,7 +48,8 @@ def write_embeddings(path, recogniser, pictures, raw=False, progress=True):
             rows += len(found.embeddings)
             if found.problem:
                 left_out += 1
-                problems.append(found.problem) if len(problems) < SHOWN else None
+                if left_out <= SHOWN:
+                    problems.append(found.problem)
         if not rows:
             raise DataError(f"none of {left_out} pictures can be used; the first: {problems[0]}")
         file.seek(0)

@@ -42,7 +42,8 @@ def picture_file(path, label=""):
 def _of_folder(folder):
     found = [picture_file(folder / name, Path(name).parent.name) for name, _ in walk(folder)]
     if not found:
-        raise DataError(f"{folder}: no images; expected {', '.join(SUFFIXES)} in it or its sub-folders")
+        raise DataError(f"{folder}: no images; expected {', '.join(SUFFIXES)} in it or its sub-folders; of a training "
+                        "set name the .rec file")
     return found
 
 

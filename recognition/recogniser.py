@@ -139,12 +139,11 @@ class Recogniser:
             for decoded in read:
                 waiting.append(self._find(*decoded, most))
                 count += len(waiting[-1].faces)
+                bar.update()
                 if count >= self._batch_size or len(waiting) >= 10 * self._batch_size:
                     yield from self._flush(waiting, raw)
-                    bar.update(len(waiting))
                     waiting, count = [], 0
             yield from self._flush(waiting, raw)
-            bar.update(len(waiting))
 
     def _read(self, picture):
         """Name, label and decoded image of a Picture, or what is wrong with it. Threads call this."""

@@ -19,11 +19,11 @@ from common.errors import DataError
 from common.flags import positive
 from recognition.use_flags import add_model_flags, add_threshold_flags, make_recogniser
 
-SHOWN = 10  # pictures that are left out, told of one by one
-
 
 def enrol(args):
     """Add the people of a folder."""
+    from recognition.embedding_files import SHOWN
+
     done = make_recogniser(args).enrol(args.input, args.gallery)
     for problem in done.left_out[:SHOWN]:
         print(f"left out: {problem}")

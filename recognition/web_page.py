@@ -74,8 +74,8 @@ def _how(recogniser, gallery):
         return text + "No threshold is known, so nothing is decided."
     text += f"From {threshold.cosine:.4f} on two faces count as the same person."
     if threshold.far is not None:
-        text += f" With this threshold {threshold.far:.3%} of the pairs of strangers were taken for one person on " \
-                f"{escape(threshold.origin)}."
+        text += f" With this threshold, at most {threshold.far:g} of the pairs of strangers in " \
+                f"{escape(threshold.origin)} were taken for one person."
     if gallery is not None and threshold.far is not None:
         strangers = threshold.strangers(len(gallery.identities()))
         text += f" Of strangers to the gallery, about {strangers:.2%} are taken for somebody in it."

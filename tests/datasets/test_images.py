@@ -4,7 +4,7 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.images import UnreadableImage, announced_size
@@ -21,6 +21,7 @@ def encode(form, height, width, channels=3, seed=0):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None)
 @given(height=st.integers(1, 90), width=st.integers(1, 90))
 def test_announced_is_decoded(form, height, width):
     data = encode(form, height, width)
@@ -56,6 +57,7 @@ def test_cut_short(form):
             assert str(error).startswith("x: ")
 
 
+@settings(deadline=None)
 @given(st.sampled_from([b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF0000WEBPVP8 ", b"RIFF0000WEBPVP8X", b""]),
        st.binary(max_size=60))
 def test_anything_else(start, rest):

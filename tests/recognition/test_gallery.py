@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 import use_files as files
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import DataError, UserError
@@ -31,6 +31,7 @@ def draw(names, seed=0, dimensions=8):
     return gallery, rows
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "ü", "人", "d e"]), min_size=1, max_size=12), st.integers(0, 1000))
 def test_search_is_by_the_mean_of_each_identity(names, seed):
     gallery, rows = draw(names, seed)
