@@ -4,7 +4,7 @@ import numpy as np
 from common import checkpoint, graph
 from common.devices import get_devices
 from common.errors import DataError, UserError
-from common.mxnet_setup import mx, reason
+from common.mxnet_setup import mx, naming
 from common.onnx_network import OnnxNetwork
 
 EMBEDDING = "fc1_output"
@@ -55,15 +55,16 @@ class Embedder:
         inputs = set(symbol.list_inputs())
         params = [{name: array.copy() for name, array in part.items() if name in inputs}
                   for part in (arg_params, aux_params)]
-        symbol, *params = graph.for_inference(symbol, *params, data=data)
-        self._networks = [_Network(symbol, params, device, data, self.batch_size)
-                          for device in devices or get_devices()]
+        with naming(model):
+            symbol, *params = graph.for_inference(symbol, *params, data=data)
+            self._networks = [_Network(model, symbol, params, device, data, self.batch_size)
+                              for device in devices or get_devices()]
 
     def __call__(self, images):
         """Embed `images`, (N, 3, H, W) uint8 RGB; returns (N, emb_size) float32, not normalised.
 
         The last batch is filled up with the images before it, as the original does (a GNAP head averages over the
-        batch). Raises UserError for images of another shape or type.
+        batch). Raises UserError for images of another shape or type, DataError for a network that MXNet cannot run.
         """
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[1:] != (3,) + self.image_shape or images.dtype != np.uint8:
@@ -83,16 +84,24 @@ class Embedder:
 class _Network:
     """An embedding symbol on a device: images (N, 3, H, W) uint8 -> a callable that waits for the embeddings.
 
-    params: (arg_params, aux_params); data: shape of one image's batch; batch_size: of whole batches.
+    model: its name in messages; params: (arg_params, aux_params); data: shape of one image's batch; batch_size: of
+    whole batches. Raises DataError where MXNet refuses the network, which may show only when its output is waited for.
     """
 
-    def __init__(self, symbol, params, device, data, batch_size):
+    def __init__(self, model, symbol, params, device, data, batch_size):
+        self._model = model
         self._symbol = graph.for_device(symbol, device, training=False, data=data)
         self._params, self._device, self._batch_size, self._executors = params, device, batch_size, {}
 
     def __call__(self, images):
-        data = mx.nd.array(images, dtype=np.uint8)
-        return self._executor(images.shape).forward(is_train=False, data=data)[0].asnumpy
+        with naming(self._model):
+            data = mx.nd.array(images, dtype=np.uint8)
+            output, = self._executor(images.shape).forward(is_train=False, data=data)
+
+        def wait():
+            with naming(self._model):
+                return output.asnumpy()
+        return wait
 
     def _executor(self, shape):
         size = shape[0]
@@ -117,22 +126,11 @@ def embedding_of(symbol, model="the symbol"):
 def check_shapes(model, symbol, params, data):
     """Hold parameters (dict name -> NDArray) against a symbol for images of shape `data`, (1, 3, H, W).
 
-    model: its name in messages. Returns the embedding size. Raises DataError, naming what is missing or does not fit.
+    model: its name in messages. Returns the embedding size. Raises DataError as `checkpoint.check_shapes` does, and for
+    an output that is no embedding.
     """
-    size = f"images of {data[2]}x{data[3]} pixels"
-    if "data" not in symbol.list_arguments():
-        raise DataError(f"{model}: the network has no input named 'data'; is it a face embedding network?")
-    try:  # partial: the other form prints to the terminal
-        arg_shapes, outputs, aux_shapes = symbol.infer_shape_partial(data=data)
-    except mx.base.MXNetError as error:
-        raise DataError(f"{model}: does not take {size} ({reason(error)})") from error
-    expected = dict(zip(symbol.list_arguments() + symbol.list_auxiliary_states(), arg_shapes + aux_shapes))
-    for name, shape in expected.items():
-        if name != "data" and name not in params:
-            raise DataError(f"{model}: has no array {name!r}, which the network needs")
-        if name != "data" and params[name].shape != shape:
-            raise DataError(f"{model}: array {name!r} has shape {params[name].shape}, the symbol expects {shape} "
-                            f"for {size}")
-    if len(outputs[0]) != 2:
-        raise DataError(f"{model}: output {EMBEDDING} has shape {outputs[0]} for {size}; expected (N, emb_size)")
-    return outputs[0][1]
+    (shape,) = checkpoint.check_shapes(model, symbol, params, data)
+    if len(shape) != 2:
+        raise DataError(f"{model}: output {EMBEDDING} has shape {shape} for images of {data[2]}x{data[3]} pixels; "
+                        "expected (N, emb_size)")
+    return shape[1]
