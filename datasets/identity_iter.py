@@ -32,14 +32,15 @@ class IdentityIter(mx.io.DataIter):
 
     training_set: a TrainingSet; batch_size: of all devices together; images_per_identity: at most so many of each,
     drawn anew in every epoch, which gives the identities one after the other in a new order. One may be cut by the end
-    of a batch. part_index, num_parts: of several processes, see ImageIter. All this hangs on (seed, epoch). reading:
-    rand_mirror, color, cutoff, bad_images, timeout of ImageIter.
+    of a batch. All this hangs on (seed, epoch). part_index, num_parts: of several processes, see ImageIter; reading:
+    rand_mirror, color, cutoff, bad_images, timeout, see there too.
     Attributes: epoch (from 0) and position, the batches given of this epoch; num_batches in an epoch.
     A batch's `index` holds the record numbers of its images.
     Raises UserError where the set has no two images of one identity, or no two identities, or too few for a batch.
     """
 
-    def __init__(self, training_set, batch_size, images_per_identity=5, seed=0, part_index=0, num_parts=1, **reading):
+    def __init__(self, training_set, batch_size, images_per_identity=5, seed=0, part_index=0, num_parts=1,
+                 **reading):
         super().__init__(batch_size)
         self._parts, self._whole = dict(part_index=part_index, num_parts=num_parts), batch_size * num_parts
         self.provide_data = [mx.io.DataDesc("data", (batch_size, 3, *training_set.image_shape), np.uint8, "NCHW")]

@@ -4,7 +4,7 @@ from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import List, NamedTuple, Optional
 
 from common.checkpoint import load_pretrained
 from common.devices import get_devices
@@ -80,9 +80,7 @@ def _train(settings, resume, workers):
     stored = _stored(settings, dataset.num_classes, trainer.embedding)
     with StopSignals(log.line) as stopped:
         try:
-            progress = callbacks.Progress(log, settings.frequent, total)
-            parts = _callbacks(settings, log, watch.callbacks(log, progress, trainer), progress, packs, stored, batches,
-                               about, stopped, workers)
+            parts = _callbacks(settings, log, total, packs, stored, batches, about, stopped, trainer, watch)
             if state:
                 resuming.restore(state, batches, parts.present())
             ended = _fit(settings, trainer, batches, parts, log, stopped)
@@ -115,9 +113,12 @@ def _stored(settings, num_classes, embedding):
 
 
 class _Callbacks(NamedTuple):
-    """What happens around the steps; the last three of the first worker alone. watching: Progress and the guards."""
+    """What happens around the steps; before, after: what watches over the training, see `guards.Guards`; the last three
+    of the first worker alone."""
 
-    watching: list
+    before: List
+    progress: callbacks.Progress
+    after: List
     gather: callbacks.Gather
     verification: Optional[callbacks.Verification] = None
     checkpoint: Optional[callbacks.Checkpoint] = None
@@ -125,15 +126,17 @@ class _Callbacks(NamedTuple):
 
     def present(self):
         """Those that there are, a list."""
-        return [*self.watching, *filter(None, self[1:])]
+        return [*self.before, self.progress, *self.after, *filter(None, self[3:])]
 
 
-def _callbacks(settings, log, watching, progress, packs, stored, batches, about, stopped, workers):
+def _callbacks(settings, log, total, packs, stored, batches, about, stopped, trainer, watch):
     """The _Callbacks of a worker; state_saver is None where no state is to be saved."""
-    prefix = model_prefix(settings)
+    prefix, workers = model_prefix(settings), trainer.workers
+    progress = callbacks.Progress(log, settings.frequent, total)
+    before, after = watch.callbacks(log, progress, trainer)
     gather = callbacks.Gather(settings.verbose, settings.state_every)
     if workers.rank:
-        return _Callbacks(watching, gather)
+        return _Callbacks(before, progress, after, gather)
     # Of several workers none stops in a verification, for the others would wait
     asked = dict(stopped=stopped) if workers.size == 1 else {}
     verification = callbacks.Verification(log, packs, settings.verbose, progress, **asked)
@@ -141,8 +144,8 @@ def _callbacks(settings, log, watching, progress, packs, stored, batches, about,
                                               settings.ckpt_keep, settings.ckpt_best, settings.ckpt_epochs), None
     if settings.ckpt and settings.state_keep:
         state_saver = resuming.StateSaver(log, prefix, settings.state_every, settings.state_keep, batches,
-                                          [progress, verification, saver], about)
-    return _Callbacks(watching, gather, verification, saver, state_saver)
+                                          [progress, verification, saver, *after], about)
+    return _Callbacks(before, progress, after, gather, verification, saver, state_saver)
 
 
 def _fit(settings, trainer, batches, parts, log, stopped):
@@ -236,8 +239,8 @@ def _rate(step, batches, steps, warm_up=_WARM_UP):
 def _batches(settings, training_set, workers, bad_images, mined=True):
     devices = len(get_devices(settings.devices))
     how = dict(batch_size=settings.per_batch_size * devices, seed=settings.seed, rand_mirror=settings.data_rand_mirror,
-               color=settings.data_color, cutoff=settings.data_cutoff, part_index=workers.rank, num_parts=workers.size,
-               bad_images=bad_images, timeout=settings.reader_timeout)
+               color=settings.data_color, cutoff=settings.data_cutoff, bad_images=bad_images,
+               timeout=settings.reader_timeout, part_index=workers.rank, num_parts=workers.size)
     if "images_per_identity" not in settings:
         return ImageIter(training_set, **how)
     how.update(images_per_identity=settings.images_per_identity)

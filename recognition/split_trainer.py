@@ -26,7 +26,7 @@ class SplitTrainer(Trainer):
         self.module.bind(batches.provide_data)
         shape, = (shape for _, shape in self.module.output_shapes)
         symbol = loss(mx.sym.Variable(_EMBEDDING), mx.sym.Variable(LABEL))
-        self._states = {name: number - 1 for name, number in find_states(symbol).items()}  # without `order`
+        self._states = find_states(symbol)
         unlearnt = {LABEL, *self._states}
         self._head = symbol.simple_bind(
             self.devices[0], group2ctx={group(part): self._device(part) for part in range(len(self._counts))},
@@ -66,8 +66,9 @@ class SplitTrainer(Trainer):
         embedding, = self.module.get_outputs()  # of all devices, on the first
         embedding.copyto(self._head.arg_dict[_EMBEDDING])
         self._prepare(batch.label[0]).copyto(self._head.arg_dict[LABEL])
-        _, *outputs = self._head.forward(is_train=True)
-        return [[output] for output in outputs]
+        outputs = self._head.forward(is_train=True)
+        _, loss, correct, *_ = outputs
+        return [[loss], [correct]], outputs
 
     def _backward(self):
         self._head.backward()
@@ -80,9 +81,8 @@ class SplitTrainer(Trainer):
             self.workers.sum(name, gradient)
             self._update_head(number, gradient, self._arrays[name])
         for name, number in self._states.items():
-            value, = outputs[number]
-            self.workers.sum(name, value)
-            (value / self.workers.size).copyto(self._head.arg_dict[name])
+            self.workers.sum(name, outputs[number])
+            (outputs[number] / self.workers.size).copyto(self._head.arg_dict[name])
 
     def _executors(self):
         return [*super()._executors(), self._head]

@@ -96,11 +96,10 @@ class Trainer:
 
         Raises NotFinite, which names the layer, where the loss is not finite; the parameters stay as they were then.
         """
-        self._seed_step()
-        outputs = self._forward(batch)
+        parts, outputs = self._run(batch)
         self._backward()
         # The loss is waited for while the devices are busy with the backward pass: looking at it costs no time.
-        found = [float(np.mean([part.asnumpy() for part in parts], dtype=np.float64)) for parts in outputs[:2]]
+        found = [float(np.mean([part.asnumpy() for part in one], dtype=np.float64)) for one in parts]
         if not np.isfinite(found[0]):
             raise NotFinite(f"the loss became {found[0]} at step {self.steps + 1}: {self._diagnose(batch)}")
         self._update(outputs)
@@ -108,14 +107,16 @@ class Trainer:
         self.labels = batch.label[0]
         self.steps, self._gathered = self.steps + 1, None
 
-    def _seed_step(self):
+    def _run(self, batch):
         if self._draws:  # MXNet tells nobody where its random numbers are, so that each step begins them anew
             mx.random.seed(step_seed(self._seed, self.steps, self.workers.rank))
+        return self._forward(batch)
 
     def _forward(self, batch):
-        """Losses and hits of the batch, next values of the states: of each a list of a part from each device."""
+        """(Losses and hits of the batch, lists of a part from each device; all outputs, for `_update`)."""
         self.module.forward(batch, is_train=True)
-        return self.module.get_outputs(merge_multi_context=False)
+        outputs = self.module.get_outputs(merge_multi_context=False)
+        return outputs[:2], outputs
 
     def _backward(self):
         self.module.backward()
@@ -130,7 +131,7 @@ class Trainer:
         return self.module._exec_group.execs  # Module has no call for them
 
     def take_metrics(self):
-        """Mean loss and accuracy of the steps since the last call, over all workers, who call it at the same step."""
+        """Mean loss and accuracy since the last call, over all workers, who call it after the same step."""
         seen = np.mean(self._seen, axis=0) if self._seen else (np.nan, np.nan)
         self._seen = []
         return tuple(self.workers.gather(seen).mean(axis=0).tolist())
@@ -140,7 +141,7 @@ class Trainer:
 
         Raises NotFinite where one is not, so that no such model is saved.
         """
-        _wait_for_statistics()
+        mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's statistics be read before the step that changes them is done
         arg_params, aux_params = map(dict, self._all_params())
         for name in self._gathered[0] if self._gathered else ():
             values = [own[name].as_in_context(mx.cpu()) for own in self._gathered]
@@ -152,21 +153,22 @@ class Trainer:
         """Until the next step, let `params` and `state` know what every worker's devices have of their own:
         BatchNorm's statistics and states of the head. All workers call it after the same step."""
         if self.workers.size > 1:
-            _wait_for_statistics()
+            mx.nd.waitall()
             self._gathered = self.workers.everyones(self._own_arrays())
             if self._seen:
                 self._seen = self.workers.gather(np.ravel(self._seen)).mean(axis=0).reshape(-1, 2).tolist()
 
+    def _all_params(self):
+        return self.module.get_params()
+
     def check_params(self):
         """Raise NotFinite where a parameter or statistic, as the first device has it, is not finite."""
-        _wait_for_statistics()
-        arrays = self._device_arrays()
-        self._refuse(diagnosis.not_finite(arrays), arrays)
+        mx.nd.waitall()  # as for `params`
+        self._check_finite(self._device_arrays())
 
     def _check_finite(self, arrays):
-        self._refuse([name for name, array in arrays.items() if not np.isfinite(array.asnumpy()).all()], arrays)
-
-    def _refuse(self, broken, arrays):
+        """Raise NotFinite where one is not. arrays: dict name -> NDArray, the parameters in the order of the graph."""
+        broken = diagnosis.not_finite(arrays)
         if broken:
             raise NotFinite(diagnosis.describe(broken, arrays, self.steps))
 
@@ -177,20 +179,13 @@ class Trainer:
         broken = diagnosis.not_finite(arrays)
         if broken:
             return diagnosis.describe(broken, arrays, self.steps)
-
-        def forward():
-            self._seed_step()
-            self._forward(batch)
-        return diagnosis.find_operator(self._executors(), forward, {"data", LABEL, *self._states})
+        return diagnosis.find_operator(self._executors(), lambda: self._run(batch), {"data", LABEL, *self._states})
 
     def _device_arrays(self):
         """Statistics, then parameters, as the first device has them, from the input to the loss: name -> NDArray."""
         executor = self._executors()[0]
         return {name: array for name, array in [*executor.aux_dict.items(), *executor.arg_dict.items()]
                 if name not in ("data", LABEL)}
-
-    def _all_params(self):
-        return self.module.get_params()
 
     def state(self):
         """All that the next steps hang on: (numbers, a dict that JSON can hold; arrays, dict name -> NDArray).
@@ -199,15 +194,15 @@ class Trainer:
         its own, the devices of all workers counted, see `gather`; a split head is in its plain form. The arrays may be
         those of the training: read them before the next step. Raises NotFinite as `params` does.
         """
-        _wait_for_statistics()
-        arrays = {**self._kept(), **{f"mom:{name}": array for name, array in self._momenta().items()}}
+        mx.nd.waitall()
+        arrays = {**{f"mom:{name}": array for name, array in self._momenta().items()}, **self._kept()}
         self._check_finite(arrays)
         return dict(step=self.steps, epoch=self.epoch, metrics=list(self._seen),
                     devices=len(self.devices) * self.workers.size), arrays
 
     def _kept(self):
         """Parameters and statistics, under their names in a state."""
-        first = self.module._exec_group.execs[0].arg_dict  # not get_params, whose mean over three devices rounds
+        first = self._executors()[0].arg_dict  # not get_params, whose mean over three devices rounds
         arrays = {f"arg:{name}": first[name] for name in self.module._param_names}
         for device, own in enumerate(self._gathered or self._own_arrays()):
             arrays.update({_of_device(device, name): array for name, array in own.items()})
@@ -217,7 +212,7 @@ class Trainer:
         """What each device has of its own: a list of dict name -> NDArray."""
         return [{**{f"aux:{name}": array for name, array in executor.aux_dict.items()},
                  **{f"arg:{name}": executor.arg_dict[name] for name in self._states}}
-                for executor in self.module._exec_group.execs]
+                for executor in self._executors()]
 
     def _check(self, arrays):
         """Raise DataError unless these are the arrays of this network and head."""
@@ -291,10 +286,6 @@ def draws_random(symbol):
 def step_seed(seed, step, worker=0):
     """The seed of the random numbers of one step of a worker, from 0 to 2³¹ - 1."""
     return int(np.random.SeedSequence([seed, step, worker] if worker else [seed, step]).generate_state(1)[0]) >> 1
-
-
-def _wait_for_statistics():
-    mx.nd.waitall()  # MXNet 1.9.1 lets BatchNorm's be read before the step that changes them is done
 
 
 def find_states(symbol):

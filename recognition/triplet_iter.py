@@ -61,9 +61,9 @@ class TripletIter(IdentityIter):
     """
 
     def __init__(self, training_set, batch_size, num_devices=1, images_per_identity=5, bag_size=7200, alpha=0.3,
-                 max_ap=0, angular=False, seed=0, bad_images=None, timeout=300, **augmentation):
+                 max_ap=0, angular=False, seed=0, bad_images=None, timeout=300, **reading):
         check_batch_size("triplet", batch_size / num_devices)
-        super().__init__(training_set, batch_size, images_per_identity, seed, timeout=timeout, **augmentation)
+        super().__init__(training_set, batch_size, images_per_identity, seed, timeout=timeout, **reading)
         self._bag_reading = dict(bad_images=bad_images, timeout=timeout)
         self._num_devices, self._bag_size = num_devices, bag_size
         self._rule = dict(alpha=alpha, max_ap=max_ap, angular=angular)
@@ -139,9 +139,9 @@ class TripletIter(IdentityIter):
     def _mine(self, bag, count):
         """Mine the epoch's next bag, of so many: its triplets are ready, but for the last ones that fill no batch."""
         started = time.time()
+        self._bags += 1
         bag, embeddings = self._embed(bag)
         identities = self._identities[bag]
-        self._bags += 1
         triplets = bag[mine_triplets(embeddings, identities, self._random(0), **self._rule)]
         self._say(f"Bag[{self.epoch}] [{self._bags}/{count}]\t{len(bag)} images of {len(np.unique(identities))} "
                   f"identities\t{len(triplets)} triplets\t{time.time() - started:.1f} s")
