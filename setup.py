@@ -33,6 +33,7 @@ setup(
         **{cuda: [f"mxnet-{cuda}==1.9.1"] for cuda in CUDA},
         "cuda-libraries": CUDA_LIBRARIES,
         "faiss": ["faiss-cpu>=1.7"],  # eval/megaface.py --index
+        "horovod": ["horovod==0.28.1"],  # built against MXNet, see docs/many-machines.md
         "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.5"],
     },
 )

@@ -49,7 +49,7 @@ def make_step(peer, num_classes):
     from benchmarks.training import original_head
     from common.mxnet_setup import mx
     from recognition import heads
-    from recognition.class_parallel import split_evenly, split_loss
+    from recognition.class_parallel import split_classes, split_loss
     from recognition.partial_fc import PartialTrainer, sample_sizes
     from recognition.split_trainer import SplitTrainer
     from recognition.trainer import Trainer
@@ -64,8 +64,7 @@ def make_step(peer, num_classes):
         return lambda embedding, label: split_loss("arcface", embedding, label, counts, EMB_SIZE)
 
     network = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=EMB_SIZE, name="fc1")
-    batches, halves = Batches(num_classes), split_evenly(num_classes, 2)
-    sizes = sample_sizes([num_classes], RATE, BATCH)
+    batches = Batches(num_classes)
     rest = ([mx.cpu()], batches, mx.init.Xavier())
     if peer == "original":
         module = Trainer(network, original, *rest).module
@@ -74,12 +73,15 @@ def make_step(peer, num_classes):
             module.forward_backward(batches.batch)
             module.update()
         return step
-    if peer == "plain":
-        trainer = Trainer(network, plain, *rest)
-    elif peer == "class-parallel":
-        trainer = SplitTrainer(network, split(halves), halves, [mx.cpu(0), mx.cpu(1)], *rest[1:])
+    if peer in ("plain", "class-parallel"):
+        devices = [mx.cpu(0), mx.cpu(1)][:1 if peer == "plain" else 2]
+        counts = split_classes(num_classes, len(devices))  # of one part alone a training would make the head below
+        trainer = SplitTrainer(network, split(counts), counts, devices, *rest[1:]) if len(counts) > 1 else \
+            Trainer(network, plain, *rest)
     else:
-        trainer = PartialTrainer(network, split(sizes), [num_classes], sizes, 0, *rest)
+        counts = split_classes(num_classes, 1, rate=RATE)
+        sizes = sample_sizes(counts, RATE, BATCH)
+        trainer = PartialTrainer(network, split(sizes), counts, sizes, *rest)
     return lambda: trainer.step(batches.batch)
 
 

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 from common.errors import UserError
+from eval.results import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
+EVALUATIONS = "results/evaluations.csv"
 
 
 def faces_folder(needed):
@@ -15,6 +17,24 @@ def faces_folder(needed):
     if not folder.is_dir():
         raise UserError(f"no real faces at {folder}; set FACE_DATA to the folder that holds {needed}")
     return folder
+
+
+def faces_from_root(needed):
+    """The same folder as a command is told it that runs in the root of the clone."""
+    return Path(os.path.relpath(faces_folder(needed), ROOT))
+
+
+def command(*words):
+    """Print a command of the project and run it from the root of the clone. Raises UserError where it fails."""
+    print("$ python " + " ".join(map(str, words)), flush=True)
+    if subprocess.run([sys.executable, *map(str, words)], cwd=ROOT).returncode:
+        raise UserError(f"{words[0]} failed, see above")
+
+
+def evaluate(*words):
+    """Run a command of eval/ that records in results/evaluations.csv. Returns the figures that it recorded."""
+    command(*words, "--record", EVALUATIONS)
+    return read_records(ROOT / EVALUATIONS)[-1]["figures"]
 
 
 def one_thread(log, *words):

@@ -11,6 +11,7 @@ search on such features: results/identification_index.csv. The third runs the pr
 the actors and distractors of FACE_DATA/identification, with the model FACE_DATA/models/y1:
 results/identification_faces.csv.
 """
+import shutil
 import sys
 import tempfile
 import threading
@@ -22,13 +23,11 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 import numpy as np
 
-from benchmarks.commands import faces_folder
-from benchmarks.real_faces import command
+from benchmarks.commands import ROOT, command, evaluate, faces_from_root
 from common.cli import ArgumentParser, run
 from common.files import write_text
 from common.flags import positive
 from eval.identification import MAX_RANK, Selection, identify_each
-from eval.results import read_results
 from eval.search_index import Search
 
 PROBES, IDENTITIES, DIMENSIONS = 3530, 80, 512  # of FaceScrub in the challenge
@@ -142,25 +141,23 @@ def measure_index(count, seed):
 
 def measure_faces():
     """The rows of results/identification_faces.csv."""
-    faces = faces_folder("identification and models")
-    images, rows = faces / "identification", []
-    with tempfile.TemporaryDirectory() as folder:
-        lists = {"facescrub": (images / "facescrub", sorted((images / "facescrub").glob("*/*.jpg"))),
-                 "megaface": (images, sorted((images / "distractors").glob("*/*.jpg")))}
-        flags = []
-        for kind, (root, paths) in lists.items():
-            write_text(f"{folder}/{kind}_lst", "".join(f"{path.relative_to(root)}\n" for path in paths))
-            flags += [f"--{kind}-lst", f"{folder}/{kind}_lst"]
-        command("eval/gen_megaface.py", "--model", f"{faces}/models/y1/model,0", *flags, "--facescrub-root",
-                images / "facescrub", "--megaface-root", images, "--output", f"{folder}/out", "--batch-size", 64)
-        command("eval/megaface.py", *flags, "--facescrub-noises", images / "facescrub_noises.txt", "--megaface-noises",
-                "", "--feature-dir", f"{folder}/out", "--output", f"{folder}/scores")
-        entry = read_results(f"{folder}/scores/results.json")[0]
+    faces = faces_from_root("identification and models")
+    images, work, rows, flags = faces / "identification", ROOT / "models" / "identification-faces", [], []
+    shutil.rmtree(work, ignore_errors=True)
+    for kind, root, pattern in (("facescrub", "facescrub", "*/*.jpg"), ("megaface", ".", "distractors/*/*.jpg")):
+        paths = sorted((ROOT / images / root).glob(pattern))
+        write_text(work / f"{kind}_lst", "".join(f"{path.relative_to(ROOT / images / root)}\n" for path in paths))
+        flags += [f"--{kind}-lst", f"{work.relative_to(ROOT)}/{kind}_lst"]
+    work = work.relative_to(ROOT)
+    command("eval/gen_megaface.py", "--model", faces / "models" / "y1" / "model,0", *flags, "--facescrub-root",
+            images / "facescrub", "--megaface-root", images, "--output", work / "out", "--batch-size", 64)
+    found = evaluate("eval/megaface.py", *flags, "--facescrub-noises", images / "facescrub_noises.txt",
+                     "--megaface-noises", "", "--feature-dir", work / "out", "--output", work / "scores")
     for name in ("raw", "refined"):
         before = "" if name == "raw" else "refined_"
-        names = [figure for figure in entry["figures"] if not figure.startswith("refined_")]
+        names = [figure for figure in found if not figure.startswith("refined_")]
         rows.append(dict(model="y1 arcface, public checkpoint", lists=name,
-                         **{figure: f"{entry['figures'][before + figure]:.5f}" for figure in names}))
+                         **{figure: f"{found[before + figure]:.5f}" for figure in names}))
     return rows
 
 

@@ -5,20 +5,18 @@
 Runs the project's own commands, which it prints, and writes results/real_faces.csv. FACE_DATA holds train_celeba/
 (folders of identities), lfw/ (images/ and pairs.txt) and models/y1 (the public MobileFaceNet checkpoint).
 """
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.commands import ROOT, faces_folder
+from benchmarks.commands import command, evaluate, faces_from_root
 from common.cli import ArgumentParser, run
-from common.errors import UserError
 
 SHARED = ["--network", "y1", "--dataset", "datasets/celeba", "--per-batch-size", "32", "--frequent", "50",
           "--verbose", "100000", "--ckpt", "2"]
+FIGURES = ("accuracy", "accuracy_std", "eer", "tar@0.01", "tar@0.001")
 TRAININGS = [  # ArcFace goes on from softmax: from nothing its margin is too hard for so short a training
     ["--loss", "softmax", "--max-steps", "500", "--lr-steps", "400"],
     ["--loss", "arcface", "--loss-s", "32", "--loss-m2", "0.4", "--lr", "0.05", "--max-steps", "740", "--lr-steps",
@@ -26,17 +24,9 @@ TRAININGS = [  # ArcFace goes on from softmax: from nothing its margin is too ha
 ]
 
 
-def command(*words):
-    """Print a command of the project and run it from the root of the clone."""
-    print("$ python " + " ".join(map(str, words)), flush=True)
-    if subprocess.run([sys.executable, *map(str, words)], cwd=ROOT).returncode:
-        raise UserError(f"{words[0]} failed, see above")
-
-
 def verify(model, output):
-    """Verify on LFW; returns what results.json says."""
-    command("eval/verification.py", "--model", model, "--data-dir", "datasets/celeba-lfw", "--output", output)
-    return json.loads((ROOT / output / "results.json").read_text())[0]
+    """Verify on LFW; returns the figures."""
+    return evaluate("eval/verification.py", "--model", model, "--data-dir", "datasets/celeba-lfw", "--output", output)
 
 
 def parse_args():
@@ -47,7 +37,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    data = faces_folder("train_celeba, lfw and models")
+    data = faces_from_root("train_celeba, lfw and models")
     from benchmarks.measure import write_table
     from common.machine import machine
 
@@ -65,10 +55,8 @@ def main():
     for name, (model, trainings) in models.items():
         found = verify(model, f"models/verification-{len(rows)}")
         steps = sum(int(flags[flags.index("--max-steps") + 1]) for flags in trainings)
-        rows.append(dict(model=name, training_images=steps * 32 or "", pack="lfw", pairs=found["genuine_pairs"] * 2,
-                         accuracy_flip=f"{found['accuracy']:.5f}", deviation=f"{found['accuracy_std']:.5f}",
-                         **{f"tar_at_far_{point['asked_far']:g}": f"{point['tar']:.5f}"
-                            for point in found["tar_at_far"]}, machine=machine()))
+        rows.append(dict(model=name, training_images=steps * 32 or "", pack="lfw", **{
+            figure: f"{found[figure]:.5f}" for figure in FIGURES}, machine=machine()))
     print(write_table("real_faces", rows))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import files, sums
 from common.errors import DataError, UserError
 from common.files import read_bytes, replacing, write_text
 from common.mxnet_setup import mx, reason
@@ -43,19 +44,35 @@ def find_epochs(prefix):
 
 
 def save(prefix, epoch, symbol, arg_params, aux_params):
-    """Write a checkpoint, each file whole or not at all.
+    """Write a checkpoint, each file whole or not at all, and their hashes into SHA256SUMS (see `common.sums`).
 
     arg_params, aux_params: dict name -> NDArray. Raises UserError where it cannot be written.
     """
-    write_text(f"{prefix}-symbol.json", symbol.tojson())
+    symbol_path, path, text = Path(f"{prefix}-symbol.json"), params_path(prefix, epoch), symbol.tojson()
     arrays = {f"arg:{name}": array for name, array in arg_params.items()}
     arrays.update({f"aux:{name}": array for name, array in aux_params.items()})
-    with replacing(params_path(prefix, epoch)) as path, open(path, "wb") as file:
-        _write_arrays(file, arrays)
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            hashing = sums.HashingFile(file)
+            write_arrays(hashing, arrays)
+        hashes = {symbol_path.name: sums.hash_bytes(text.encode()), path.name: hashing.digest().hex()}
+        sums.announce(path.parent, hashes)
+        write_text(symbol_path, text)
+    sums.settle(path.parent, hashes)
 
 
-def _write_arrays(file, arrays):
-    """Byte for byte what `mx.nd.save` writes of arrays on the CPU; that one does not notice when a disk is full."""
+def remove(prefix, epoch):
+    """Remove an epoch's parameters. Raises UserError where the system refuses."""
+    path = params_path(prefix, epoch)
+    files.remove(path)
+    sums.forget(path.parent, [path.name])
+
+
+def write_arrays(file, arrays):
+    """Byte for byte what `mx.nd.save` writes of arrays on the CPU; that one does not notice when a disk is full.
+
+    file: to write bytes to; arrays: dict name -> NDArray.
+    """
     file.write(struct.pack("<QQQ", _LIST_MAGIC, 0, len(arrays)))
     for array in arrays.values():
         head = struct.pack(f"<Iii{array.ndim}q", _ARRAY_V2, 0, array.ndim, *array.shape)  # 0: dense
@@ -100,6 +117,7 @@ def load_symbol(path):
         raise DataError(f"{path}: MXNet cannot read this symbol: {reason(error)}") from error
     if damage:
         raise DataError(f"{path}: damaged: {damage}")
+    sums.check(path, data)
     return symbol
 
 
@@ -118,8 +136,10 @@ def _wrong_edge(symbol):
 
 def load_params(path):
     """Read a parameter file into (arg_params, aux_params). Raises DataError where it is damaged."""
-    params = {"arg": {}, "aux": {}}
-    for name, array in read_arrays(path).items():
+    params, data = {"arg": {}, "aux": {}}, read_bytes(path)
+    arrays = parse_arrays(path, data)
+    sums.check(path, data)
+    for name, array in arrays.items():
         kind, _, rest = name.partition(":")
         if kind not in params or not rest:
             raise DataError(f"{path}: array {name!r}: expected a name that begins with arg: or aux:")
@@ -141,7 +161,12 @@ def read_arrays(path):
 
     Raises DataError, naming the file and the place, where it is truncated or holds something else.
     """
-    cursor = _Cursor(path, read_bytes(path))
+    return parse_arrays(path, read_bytes(path))
+
+
+def parse_arrays(path, data):
+    """Those arrays of a file's bytes, which the arrays go on to use. path: what messages call it. See `read_arrays`."""
+    cursor = _Cursor(path, data)
     magic, _ = cursor.take("QQ")
     if magic != _LIST_MAGIC:
         raise DataError(f"{path}: not a parameter file: begins with {magic:#x}, expected {_LIST_MAGIC:#x}")

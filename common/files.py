@@ -68,6 +68,14 @@ def read_bytes(path):
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def remove(path):
+    """Remove a file, where it is there. Raises UserError where the system refuses."""
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be removed: {error.strerror}") from error
+
+
 def write_text(path, text):
     """Write `text` to `path` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:

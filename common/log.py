@@ -1,37 +1,116 @@
 """What a run says: lines on the terminal and in `train.log`, numbers as JSON lines in `train.jsonl`."""
+import fcntl
 import json
 import time
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import read_bytes, write_bytes
+
+_TEXT, _RECORDS = "train.log", "train.jsonl"
 
 
 class RunLog:
-    """The log of one run. folder: where the two files are appended to; None: the terminal alone."""
+    """The log of one run. folder: where the two files are appended to; None: the terminal alone. quiet: not there.
 
-    def __init__(self, folder=None):
-        self._files = {}
+    resumed_at: the step from which a training goes on; records of later steps, which it will do again, are dropped.
+    When the files can no longer be written, a line on the terminal says so and the run goes on; a folder that was
+    removed is made again. Raises UserError where they cannot be written to begin with, or another run does so.
+    """
+
+    def __init__(self, folder=None, resumed_at=None, quiet=False):
+        self._folder, self._files, self._failing, self._quiet = folder and Path(folder), {}, False, quiet
         if folder is not None:
             try:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                self._files = {name: open(Path(folder, name), "a", encoding="utf-8", buffering=1)  # line by line
-                               for name in ("train.log", "train.jsonl")}
+                self._open()
+                _mend(self._folder / _RECORDS, resumed_at)
+                self._open()
             except OSError as error:
                 raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
+    def _open(self):
+        self._close()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._files = {name: open(self._folder / name, "a", encoding="utf-8", buffering=1)  # line by line
+                       for name in (_TEXT, _RECORDS)}
+        _lock(self._files[_TEXT])
+
+    def _append(self, name, text):
+        if not self._files:
+            return
+        try:
+            if not (self._folder / name).exists():
+                self._open()
+            self._files[name].write(text)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                _say(f"warning: {self._folder / name}: cannot be written: {error.strerror}; the run goes on, and what "
+                     "it says is on the terminal alone until it can")
+            self._failing = True
+
     def line(self, text):
         """Say a line."""
-        print(text, flush=True)
-        if self._files:
-            self._files["train.log"].write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        if not self._quiet:
+            _say(text)
+        self._append(_TEXT, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def record(self, event, **values):
         """Keep the numbers of an event."""
-        if self._files:
-            self._files["train.jsonl"].write(json.dumps(dict(event=event, time=round(time.time(), 3), **values)) + "\n")
+        self._append(_RECORDS, json.dumps(dict(event=event, time=round(time.time(), 3), **values)) + "\n")
+
+    def _close(self):
+        for file in self._files.values():
+            try:
+                file.close()
+            except OSError:  # a full disk, of which was told
+                pass
+        self._files = {}
 
     def close(self):
         """Close the files."""
-        for file in self._files.values():
-            file.close()
-        self._files = {}
+        self._close()
+
+
+def check_unused(folder):
+    """Raise UserError where a run writes its log into this folder now."""
+    path = Path(folder, _TEXT)
+    if path.exists():
+        with open(path, "a", encoding="utf-8") as file:
+            _lock(file)
+
+
+def _lock(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+    except BlockingIOError:
+        raise UserError(f"{Path(file.name).parent}: another run writes into this folder; wait for its end, or name "
+                        "another one") from None
+    except OSError:  # a file system without locks
+        pass
+
+
+def _say(text):
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:  # a terminal that is gone, or a file on a full disk, is not worth a run
+        pass
+
+
+def _mend(path, resumed_at):
+    """Drop a last record that was cut short, and those of steps after `resumed_at`, unless that is None."""
+    content = read_bytes(path)
+    lines = content.splitlines(keepends=True)
+    last = float("inf") if resumed_at is None else resumed_at
+    kept = [line for line in lines if line.endswith(b"\n") and _step(line) <= last]
+    if kept != lines:
+        write_bytes(path, b"".join(kept))
+
+
+def _step(line):
+    try:
+        return json.loads(line).get("step", 0)
+    except (ValueError, AttributeError):  # no record; whoever reads the log says so
+        return 0

@@ -5,7 +5,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.mxnet_setup import mx
-from datasets.image_iter import ImageIter
+from datasets.image_iter import ImageIter, check_identity
 
 
 class Ordered:
@@ -32,14 +32,17 @@ class IdentityIter(mx.io.DataIter):
 
     training_set: a TrainingSet; batch_size: of all devices together; images_per_identity: at most so many of each,
     drawn anew in every epoch, which gives the identities one after the other in a new order. One may be cut by the end
-    of a batch. All this hangs on (seed, epoch). reading: rand_mirror, color, cutoff, bad_images, timeout of ImageIter.
+    of a batch. All this hangs on (seed, epoch). part_index, num_parts: of several processes, see ImageIter; reading:
+    rand_mirror, color, cutoff, bad_images, timeout, see there too.
     Attributes: epoch (from 0) and position, the batches given of this epoch; num_batches in an epoch.
     A batch's `index` holds the record numbers of its images.
     Raises UserError where the set has no two images of one identity, or no two identities, or too few for a batch.
     """
 
-    def __init__(self, training_set, batch_size, images_per_identity=5, seed=0, **reading):
+    def __init__(self, training_set, batch_size, images_per_identity=5, seed=0, part_index=0, num_parts=1,
+                 **reading):
         super().__init__(batch_size)
+        self._parts, self._whole = dict(part_index=part_index, num_parts=num_parts), batch_size * num_parts
         self.provide_data = [mx.io.DataDesc("data", (batch_size, 3, *training_set.image_shape), np.uint8, "NCHW")]
         self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size,), np.float32, "N")]
         self._set, self._most, self._seed, self._reading = training_set, images_per_identity, seed, reading
@@ -58,9 +61,23 @@ class IdentityIter(mx.io.DataIter):
             self.close()
             self.epoch, self.position, self._stream = self.epoch + 1, 0, None
 
+    def state(self):
+        """Where the iterator is, as a dict that JSON can hold; `restore` goes on with the very next image."""
+        return {"epoch": self.epoch, "position": self.position, **self._identity()}
+
+    def restore(self, state):
+        """Go on where `state()` was taken. Raises UserError when that was of other data, another batch size or seed."""
+        check_identity(state, self._identity())
+        self.close()
+        self.epoch, self.position, self._stream = state["epoch"], state["position"], None
+
+    def _identity(self):
+        return {"images": len(self._identities), "batch_size": self._whole, "seed": self._seed,
+                "images_per_identity": self._most}
+
     def next(self):
         """The next DataBatch; StopIteration at the end of the epoch."""
-        self._stream = self._stream or self._batches(np.random.RandomState([self._seed, self.epoch]))
+        self._stream = self._stream or self._batches()
         batch = next(self._stream)
         self.position += 1
         return batch
@@ -71,14 +88,15 @@ class IdentityIter(mx.io.DataIter):
             self._stream.close()
 
     def _count_batches(self, images):
-        if images < self.batch_size:
+        if images < self._whole:
             raise UserError(f"{self._set.folder}: {images} images, at most {self._most} of an identity, are fewer than "
-                            f"one batch of {self.batch_size}")
-        return int(images // self.batch_size)
+                            f"one batch of {self._whole}")
+        return int(images // self._whole)
 
-    def _batches(self, random):
-        """Yield the batches of an epoch."""
-        yield from self._read(self._arranged(random), random)
+    def _batches(self):
+        """Yield the batches of the epoch from `position` on."""
+        random = np.random.RandomState([self._seed, self.epoch])
+        yield from self._read(self._arranged(random), random.randint(1 << 31), self.position)
 
     def _arranged(self, random):
         """Positions of the epoch's images, one identity after the other."""
@@ -89,7 +107,10 @@ class IdentityIter(mx.io.DataIter):
         rank = np.arange(len(order)) - np.searchsorted(places, places)  # of an image among those of its identity
         return order[rank < self._most]
 
-    def _read(self, order, random):
-        images, seed = Ordered(self._set, order), random.randint(1 << 31)
-        with closing(ImageIter(images, self.batch_size, seed, False, **self._reading)) as reader:
+    def _read(self, order, seed, position):
+        """Yield the batches of images in an order, from `position` on. seed: of their changes."""
+        with closing(ImageIter(Ordered(self._set, order), self.batch_size, seed, False, **self._parts,
+                               **self._reading)) as reader:
+            if position:
+                reader.seek(0, position)
             yield from reader

@@ -44,11 +44,11 @@ class ImageIter(_Iter):
     training_set: a TrainingSet or ShardSet, read by `workers` threads (default: one for each core), `prefetch` batches
     ahead. Every epoch gives each image at most once: the last images of the epoch, fewer than a batch, are left out.
     shuffle: a new order each epoch. rand_mirror, color, cutoff: see `Augmentation`. Order and changes of a batch hang
-    on (seed, epoch, position) alone. part_index, num_parts: of several processes, each with its own part; the parts of
-    an epoch have no image in common and the same number of batches, and leave out fewer than num_parts images before
-    each leaves out its last ones. bad_images: a BadImages, which counts images that cannot be decoded or are not of the
-    training set's size; others of the epoch stand in for them, drawn by the seed; None: they are an error. timeout:
-    seconds in which a batch must come; 0: no end.
+    on (seed, epoch, position) alone. part_index, num_parts: of several processes, each with its own part: their batches
+    at a position, one after the other, are the very batch that one process with num_parts times the batch_size reads.
+    bad_images: a BadImages, which counts images that cannot be decoded or are not of the training set's size; others of
+    the epoch stand in for them, drawn by the seed; None: they are an error. timeout: seconds in which a batch must
+    come; 0: no end.
 
     Attributes: epoch (from 0) and position, the batches given of this epoch; num_batches in an epoch.
     A batch's `index` holds the record numbers of its images, (N,) int64.
@@ -63,12 +63,12 @@ class ImageIter(_Iter):
         self._augmentation = Augmentation(rand_mirror, color, cutoff).check()
         self._workers, self._prefetch = workers or cpu_count(), max(1, prefetch)
         self._bad_images, self._timeout, self._reading = bad_images, timeout, {}
-        of_part = len(training_set) // num_parts
-        self._part = slice(part_index * of_part, (part_index + 1) * of_part)
-        self.num_batches = of_part // batch_size
+        self._part, self._whole = part_index * batch_size, num_parts * batch_size  # where a batch begins in the whole
+        self.num_batches = len(training_set) // self._whole
         if self.num_batches == 0:
-            raise UserError(f"{training_set.folder}: {of_part} images are fewer than one batch of {batch_size}; the "
-                            f"largest possible batch size is {of_part}")
+            found, parts = len(training_set), f" for each of {num_parts} processes" if num_parts > 1 else ""
+            raise UserError(f"{training_set.folder}: {found} images are fewer than one batch of {batch_size}{parts}; "
+                            f"the largest possible batch size is {found // num_parts}")
         self._pool = DaemonPool(self._workers, "image-iter")
         self._pending = deque()
         self.seek(0)
@@ -78,8 +78,7 @@ class ImageIter(_Iter):
         self._drop()
         self.epoch, self.position, self._submitted = epoch, position, position
         random = np.random.RandomState([self._seed, epoch])
-        order = self._set.shuffled(random) if self._shuffle else np.arange(len(self._set))
-        self._order = order[self._part]
+        self._order = self._set.shuffled(random) if self._shuffle else np.arange(len(self._set))
         self._submit()
 
     def state(self):
@@ -87,15 +86,13 @@ class ImageIter(_Iter):
         return {"epoch": self.epoch, "position": self.position, **self._identity()}
 
     def restore(self, state):
-        """Go on where `state()` was taken. Raises UserError when that was of other data, another batch size or seed."""
-        for key, here in self._identity().items():
-            if state.get(key) != here:
-                raise UserError(f"the reader cannot go on where it was: {key} was {state.get(key)!r} and is {here!r}")
+        """Go on where `state()` was taken, by this or another part. Raises UserError when that was of other data,
+        another seed, or another size of the batch of all parts together."""
+        check_identity(state, self._identity())
         self.seek(state["epoch"], state["position"])
 
     def _identity(self):
-        return {"images": len(self._set), "batch_size": self.batch_size, "seed": self._seed,
-                "shuffle": self._shuffle, "part": [self._part.start, self._part.stop]}
+        return {"images": len(self._set), "batch_size": self._whole, "seed": self._seed, "shuffle": self._shuffle}
 
     def reset(self):
         """Begin the next epoch; a fresh iterator, of which nothing was read yet, stays where it is."""
@@ -144,10 +141,9 @@ class ImageIter(_Iter):
             self._submitted += 1
 
     def _start_batch(self, position):
-        start = position * self.batch_size
-        images = self._order[start:start + self.batch_size]
-        changes = self._augmentation.draw([self._seed, self.epoch, self._part.start + start], self.batch_size,
-                                          self._set.image_shape)
+        start, mine = position * self._whole, slice(self._part, self._part + self.batch_size)
+        images = self._order[start:start + self._whole][mine]
+        changes = self._augmentation.draw([self._seed, self.epoch, start], self._whole, self._set.image_shape)[mine]
         (data, pixels), (label, classes) = (empty_on_host(one.shape, one.dtype)
                                             for one in self.provide_data + self.provide_label)
         index = self._set.numbers[images]
@@ -157,6 +153,13 @@ class ImageIter(_Iter):
                                    index[a:b], others, self._reading)
                  for a, b in zip(bounds, bounds[1:]) if a < b]
         return _Batch(data, label, index, tasks)
+
+
+def check_identity(state, identity):
+    """Raise UserError where the state of a reader is not of this one. identity: what the two must have in common."""
+    for key, here in identity.items():
+        if state.get(key) != here:
+            raise UserError(f"the reader cannot go on where it was: {key} was {state.get(key)!r} and is {here!r}")
 
 
 def _decode(training_set, images, changes, pixels, classes, index, others, reading):

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import io
 import json
+import re
 import shlex
 import sys
 import time
@@ -152,6 +153,19 @@ def append_record(path, entry):
             file.write(_row(values.get(name, "") for name in _COLUMNS))
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def read_records(path):
+    """The rows of such a CSV, dicts, with `figures` as a dict name -> number or None. Raises DataError for any other
+    file."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_bytes(path).decode(), newline="")))
+        for row in rows:
+            row["figures"] = {name: float(value) if value else None
+                              for name, value in re.findall(r"([^= ][^=]*)=(\S*)", row["figures"])}
+        return rows
+    except (ValueError, KeyError, AttributeError, csv.Error) as error:
+        raise DataError(f"{path}: not a table of evaluations: {error}") from error
 
 
 def _short(value):

@@ -11,6 +11,7 @@ from common.files import read_bytes
 LOG = "train.jsonl"
 _NUMBERS = {  # event: what it must hold as a number
     "start": ("time", "step"),
+    "resume": ("time", "step"),
     "progress": ("time", "step", "epoch", "samples_per_second", "loss", "accuracy", "lr"),
     "verification": ("time", "step", "accuracy", "accuracy_std", "xnorm"),
     "checkpoint": ("step",),
@@ -22,14 +23,16 @@ _NUMBERS = {  # event: what it must hold as a number
 
 class Training(NamedTuple):
     """The last run in a log. settings: dict, empty where there is no settings.json; start: what the run said at its
-    start (command, versions, ...), empty in logs that do not tell; runs: how many the log holds; progress: name ->
-    (N,) values; verification: target -> name -> (M,) values; checkpoints: (step, path) of each; warnings: what the run
-    said, a line each; bad_images: record numbers of damaged images that were left out."""
+    start (command, versions, ...), empty in logs that do not tell; runs: how many the log holds; resumed: steps after
+    which it was stopped and went on; progress: name -> (N,) values; verification: target -> name -> (M,) values;
+    checkpoints: (step, path) of each; warnings: what the run said, a line each; bad_images: record numbers of damaged
+    images that were left out."""
 
     folder: Path
     settings: Dict
     start: Dict
     runs: int
+    resumed: List
     progress: Dict
     verification: Dict
     checkpoints: List
@@ -45,6 +48,7 @@ def read_training(folder):
     targets = dict.fromkeys(event["target"] for event in events if event["event"] == "verification")
     return Training(
         folder, _read_settings(folder / "settings.json"), starts[-1] if starts else {}, runs,
+        [event["step"] for event in events if event["event"] == "resume"],
         _columns(events, "progress"), {name: _columns(events, "verification", name) for name in targets},
         [(event["step"], event.get("path", "")) for event in events if event["event"] == "checkpoint"],
         [f"step {event['step']:,}: {event.get('text', '')}" for event in events if event["event"] == "warning"],
@@ -74,13 +78,15 @@ def read_events(path):
 def _last_run(events):
     """How many runs a log holds, and the events of the last.
 
-    A run begins with "start", and goes on after the step named there with what was logged up to it. Logs from before
-    there was such an event begin a run where the steps go back.
+    A run begins with "start", and goes on after the step named there with what was logged up to it; "resume" goes on
+    in the same way with the same run. Logs from before there were such events begin a run where the steps go back.
     """
     runs, kept, steps = 0, [], {}
     for event in events:
         key = event["event"], event.get("target")
-        if event["event"] == "start" or event["step"] <= steps.get(key, -1) or not runs:
+        if event["event"] == "resume":
+            kept, steps = [known for known in kept if known["step"] <= event["step"]], {}
+        elif event["event"] == "start" or event["step"] <= steps.get(key, -1) or not runs:
             came_to = event["step"] if event["event"] == "start" else -1
             runs, kept, steps = runs + 1, [known for known in kept if known["step"] <= came_to], {}
         steps[key] = event["step"]

@@ -92,6 +92,30 @@ class FiniteGuard(Callback):
         trainer.check_params()
 
 
+class ImageGuard(Callback):
+    """Names each damaged image that is left out once, also in a training that goes on."""
+
+    def __init__(self, log, bad_images):
+        self._log, self._bad_images = log, bad_images
+
+    def start(self, trainer):
+        self._bad_images.tell = partial(self._tell, trainer)
+
+    def _tell(self, trainer, number, why):
+        text = f"warning: {why}; another image stands in for it"
+        if trainer.workers.rank:  # its log is silent
+            print(f"worker {trainer.workers.rank}: {text}", flush=True)
+        self._log.line(text)
+        self._log.record("bad_image", step=trainer.steps, target=str(number), record=number, reason=why)
+
+    def state(self):
+        return dict(reasons=list(self._bad_images.reasons.items()), replaced=self._bad_images.replaced)
+
+    def restore(self, state):
+        self._bad_images.reasons.update(state.get("reasons", []))
+        self._bad_images.replaced = state.get("replaced", 0)
+
+
 class ClassGuard(Callback):
     """After each epoch and at the end: warn once where its images were of far fewer classes than there are.
 
@@ -100,21 +124,25 @@ class ClassGuard(Callback):
 
     def __init__(self, log, num_classes, expected):
         self._log, self._expected = log, expected
-        self._seen, self._images, self._epoch, self._warned = np.zeros(num_classes, bool), 0, 0, False
+        self._seen, self._images, self._warned = np.zeros(num_classes, bool), 0, False
 
     def step(self, trainer):
-        if trainer.epoch != self._epoch:
-            self.finish(trainer)
-            self._seen[:], self._images, self._epoch = False, 0, trainer.epoch
         labels = trainer.labels.asnumpy().astype(np.int64)
         self._seen[labels] = True
         self._images += len(labels)
 
+    def epoch(self, trainer):
+        self._look(trainer, trainer.epoch - 1)
+        self._seen[:], self._images = False, 0
+
     def finish(self, trainer):
+        self._look(trainer, trainer.epoch)
+
+    def _look(self, trainer, epoch):
         text = few_classes(np.count_nonzero(self._seen), self._images, self._expected)
         if text and not self._warned:
             self._warned = True
-            warn(self._log, trainer.steps, "classes", f"in epoch {self._epoch} {text}")
+            warn(self._log, trainer.steps, "classes", f"in epoch {epoch} {text}")
 
 
 class AccuracyGuard(Callback):
@@ -171,32 +199,27 @@ class Guards:
         self._labels = sample_labels(images, skip_damaged=self.bad_images is not None)
 
     def callbacks(self, log, progress, trainer):
-        """The callbacks, `progress` among them, for a trainer whose loss is over classes or not; they tell the log."""
-        settings = self._settings
-        if self.bad_images:
-            self.bad_images.tell = partial(_tell_bad_image, log, trainer)
-        before = FiniteGuard(settings.frequent)
+        """The callbacks to stand before and behind `progress` for this trainer, two lists; they tell the log."""
+        images = [ImageGuard(log, self.bad_images)] if self.bad_images else []
+        return [FiniteGuard(self._settings.frequent)], images + self._of_classes(log, progress, trainer)
+
+    def _of_classes(self, log, progress, trainer):
+        settings, classes = self._settings, self._images.num_classes
         if settings.loss not in LOSSES:
-            return [before, progress]
-        classes = expected = self._images.num_classes
-        if settings.data_images_filter > 1:
-            expected = len(np.unique(self._images.identities()))
+            return []
+        expected = len(np.unique(self._images.identities())) if settings.data_images_filter > 1 else classes
         text = few_classes(len(np.unique(self._labels)), len(self._labels), expected)
-        if text:
-            warn(log, trainer.steps, "labels", f"spread over the training set, {text}")
+        if text and not trainer.steps:  # a training that goes on has said it
+            warn(log, 0, "labels", f"spread over the training set, {text}")
         warm_up = max(settings.lr_warmup, settings.get("margin_start", 0) + settings.get("margin_warmup", 0))
-        steps = patience(classes, trainer.batch_size, settings.frequent)
-        return [before, progress, ClassGuard(log, classes, expected),
+        steps = patience(classes, trainer.batch_size * trainer.workers.size, settings.frequent)
+        return [ClassGuard(log, classes, expected),
                 AccuracyGuard(log, progress, classes, steps, warm_up, start_advice(settings))]
 
     def finish(self, log, trainer):
         """Say how many images were damaged."""
         if self.bad_images:
             images, replaced = len(self.bad_images.reasons), self.bad_images.replaced
-            log.line(f"damaged images: {images:,}, in whose place others were read {replaced:,} times")
+            whose = " of this worker" if trainer.workers.size > 1 else ""
+            log.line(f"damaged images{whose}: {images:,}, in whose place others were read {replaced:,} times")
             log.record("bad_images", step=trainer.steps, images=images, replaced=replaced)
-
-
-def _tell_bad_image(log, trainer, number, why):
-    log.line(f"warning: {why}; another image stands in for it")
-    log.record("bad_image", step=trainer.steps, target=str(number), record=number, reason=why)

@@ -198,6 +198,11 @@ class Inputs:
         return replaced(logits, self.label, target, self.num_classes)
 
 
+    def head_logits(self, logits, target):
+        """The logits of a head: those of the other classes, and `target` (N,) for the label."""
+        return self.with_target(logits, target)
+
+
 def replaced(logits, columns, values, width):
     """Logits (N, width) with `values` (N,) in the columns (N,)."""
     row = mx.sym.cast(mx.sym.contrib.arange_like(columns, axis=0), "int64")
@@ -283,7 +288,7 @@ def _combined(inputs, loss_s, loss_m1, loss_m2, loss_m3, loss_intra, loss_inter,
         target = _BEYOND[loss_beyond](cosine, margin[1])
     else:
         target = margins.combined(cosine, *margin)
-    return Head(inputs.with_target(logits, length * target), states, penalty)
+    return Head(inputs.head_logits(logits, length * target), states, penalty)
 
 
 def _warm_up(start, steps):
@@ -335,7 +340,7 @@ def _sphereface(inputs, loss_s, loss_m1, **annealing):
     """A-Softmax (Liu et al., 2017): ‖x‖·ψ(θ_y), ‖x‖·cos θ_j. loss_s: 0 for ‖x‖, else the scale of normalised x."""
     logits, length, _ = inputs.scaled_cosines(loss_s)
     target, states = _annealed(inputs, loss_m1, inputs.at_label(logits) / length, **annealing)
-    return Head(inputs.with_target(logits, length * target), states, None)
+    return Head(inputs.head_logits(logits, length * target), states, None)
 
 
 def _lsoftmax(inputs, loss_m1, **annealing):
@@ -343,7 +348,7 @@ def _lsoftmax(inputs, loss_m1, **annealing):
     logits, own = inputs.softmax(True), inputs.of_label(inputs.weight())
     length = inputs.norm() * _norm(own)
     target, states = _annealed(inputs, loss_m1, inputs.at_label(logits) / length, **annealing)
-    return Head(inputs.with_target(logits, length * target), states, None)
+    return Head(inputs.head_logits(logits, length * target), states, None)
 
 
 def _curricularface(inputs, loss_s, loss_m2):
@@ -360,8 +365,8 @@ def _curricularface(inputs, loss_s, loss_m2):
         hard = mx.sym.broadcast_greater(logits, limit)
         return mx.sym.where(hard, logits * mx.sym.broadcast_add(logits, mx.sym.reshape(now, (1, 1))), logits)
 
-    logits = inputs.with_target(inputs.each(logits, harder), margins.monotonic_arcface(cosine, loss_m2))
-    return Head(inputs.each(logits, lambda part: loss_s * part), [moved], None)
+    logits = inputs.each(logits, lambda part: loss_s * harder(part))
+    return Head(inputs.head_logits(logits, loss_s * margins.monotonic_arcface(cosine, loss_m2)), [moved], None)
 
 
 def _batch_mean(values):
@@ -380,7 +385,7 @@ def _magface(inputs, loss_s, loss_m_low, loss_m_high, loss_norm_low, loss_norm_h
     margin = loss_m_low + slope * (length - loss_norm_low)
     target = loss_s * margins.monotonic_arcface(cosine, margin)
     penalty = loss_norm_weight * (length / loss_norm_high ** 2 + 1 / length)
-    return Head(inputs.with_target(logits, target), [], penalty)
+    return Head(inputs.head_logits(logits, target), [], penalty)
 
 
 def _adaface(inputs, loss_s, loss_m, loss_h):
@@ -398,7 +403,7 @@ def _adaface(inputs, loss_s, loss_m, loss_h):
     quality = mx.sym.clip((norms - inputs.spread(mean)) / (inputs.spread(deviation) + 1e-3) * loss_h, -1, 1)
     theta = margins.angle(inputs.at_label(logits) / loss_s) - loss_m * quality
     target = mx.sym.cos(mx.sym.clip(theta, 1e-3, math.pi - 1e-3)) - loss_m * (1 + quality)
-    return Head(inputs.with_target(logits, loss_s * target), [mean_state, deviation_state], None)
+    return Head(inputs.head_logits(logits, loss_s * target), [mean_state, deviation_state], None)
 
 
 _HEADS = {  # those that are no combined margin

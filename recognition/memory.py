@@ -27,18 +27,19 @@ def network_bytes(embedding, device, batch_shape, memonger=False):
     return {"network": 3 * 4 * params, "feature maps": int(4 * maps * kept)}
 
 
-def head_bytes(loss, rows, emb_size, batch_size, stored_rows=None):
+def head_bytes(loss, rows, emb_size, batch_size, stored_rows=None, block=None):
     """What a head takes on a device.
 
     rows: of the class weight that a step uses; stored_rows: those that the device keeps, more than `rows` with
-    PartialFC; batch_size: images whose logits the device computes. Returns {'class weight': ..., 'logits': ...}.
+    PartialFC; block: those that are worked off at once, where they are fewer; batch_size: images whose logits the
+    device computes. Returns {'class weight': ..., 'logits': ...}.
     """
-    row = 4 * emb_size
+    row, block = 4 * emb_size, block or rows
     centres = 0 if loss in _WITHOUT_CENTRES else 2  # the normalised rows and their gradient
     stored = rows if stored_rows is None else stored_rows
     sampled = 0 if stored == rows else 2 * rows * row  # the rows of the step, and a copy of their gradient
-    return {"class weight": row * (2 * stored + (1 + centres) * rows) + sampled,
-            "logits": _LOGIT_COPIES * 4 * batch_size * rows}
+    return {"class weight": row * (2 * stored + rows + centres * block) + sampled,
+            "logits": _LOGIT_COPIES * 4 * batch_size * block}
 
 
 def free_bytes(device):

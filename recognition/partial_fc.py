@@ -29,20 +29,20 @@ class PartialTrainer(SplitTrainer):
     """A SplitTrainer of which each step sees a sample of the classes.
 
     loss: the training graph of a head of `sizes` classes, see `SplitTrainer` and `sample_sizes`; it must have no bias
-    and no state for each class. counts: all classes of each part. seed: of the samples, which hang on it and on the
-    step's number alone. Weights and momenta of rows that are not drawn stay as they are, without decay.
+    and no state for each class. counts: all classes of each part. The samples hang on `seed` and on the step's
+    number alone. Weights and momenta of rows that are not drawn stay as they are, without decay.
     """
 
-    def __init__(self, embedding, loss, counts, sizes, seed, devices, batches, *args, **kwargs):
-        self._sizes, self._seed = sizes, seed
+    def __init__(self, embedding, loss, counts, sizes, devices, batches, *args, **kwargs):
+        self._sizes = sizes
         super().__init__(embedding, loss, counts, devices, batches, *args, **kwargs)
 
     def _make_arrays(self):
         arrays = super()._make_arrays()
         self._centres = arrays[part_name("fc7_weight", 0)].shape[0] // self._sizes[0]
-        for part, (count, device) in enumerate(zip(self._counts, self.devices)):
+        for part, count in enumerate(self._counts):
             name = part_name("fc7_weight", part)
-            arrays[name] = mx.nd.zeros((count * self._centres, arrays[name].shape[1]), device)
+            arrays[name] = mx.nd.zeros((count * self._centres, arrays[name].shape[1]), self._device(part))
         return arrays
 
     def _prepare(self, label):
@@ -60,11 +60,11 @@ class PartialTrainer(SplitTrainer):
 
     def _fetch(self, part, rows):
         name = part_name("fc7_weight", part)
-        self._rows.append(mx.nd.array(rows, self.devices[part], np.int64))
+        self._rows.append(mx.nd.array(rows, self._device(part), np.int64))
         mx.nd.take(self._arrays[name], self._rows[part], out=self._head.arg_dict[name])
 
     def _gradient(self, name):
         """The gradient of the drawn rows alone: SGD leaves the others and their momenta as they are."""
         part = int(name.rpartition(PART)[2])
         return mx.nd.sparse.row_sparse_array((self._head.grad_dict[name], self._rows[part]),
-                                             shape=self._arrays[name].shape, ctx=self.devices[part])
+                                             shape=self._arrays[name].shape, ctx=self._device(part))

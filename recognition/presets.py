@@ -21,6 +21,12 @@ SETTINGS = {  # key: (default, what it is)
     "pretrained_epoch": (1, "epoch of that checkpoint"),
     "ckpt": (3, "0: save no checkpoint; 1: each that is the best so far, numbered; 2: each, numbered; 3: the best "
              "so far, as number 1"),
+    "ckpt_keep": (0, "numbered checkpoints kept, the latest; 0: all"),
+    "ckpt_best": (False, "also keep the best model of each verification pack, as model-best-<pack>,1"),
+    "ckpt_epochs": (False, "also keep the model of the end of each epoch, as model-epoch,<number>"),
+    "state_every": (1000, "steps between saves of the training's state, for --resume; 0: after verifications, at the "
+                    "end of each epoch and of the training alone"),
+    "state_keep": (2, "states kept, the latest; 0: none is saved, nor with --ckpt 0"),
     "verbose": (2000, "steps between verifications, after which checkpoints are saved"),
     "frequent": (20, "steps between lines of progress"),
     "report": (True, "write report.html beside the model at the end"),
@@ -30,7 +36,8 @@ SETTINGS = {  # key: (default, what it is)
     "wd": (0.0005, "weight decay"),
     "mom": (0.9, "momentum of SGD"),
     "per_batch_size": (128, "images in a batch of each device"),
-    "kvstore": ("device", "MXNet kvstore that sums gradients: device or local"),
+    "kvstore": ("device", "what sums gradients: device or local on one machine; dist_sync, dist_device_sync (MXNet's "
+                "parameter server) or horovod over several"),
     "devices": ("", "devices with commas between, such as gpu0,gpu1 or cpu,cpu; empty: all GPUs, else the CPU"),
     "class_parallel": (False, "split the classes of the head over the devices, for more than one device holds"),
     "sample_rate": (1.0, "share of the classes that a step uses, those of the batch and random others (PartialFC)"),
@@ -61,10 +68,12 @@ _MEANINGS = {
     "triplet_bag_size": "images at most from which triplets are mined at once",
     "triplet_max_ap": "distance beyond which genuine pairs are left out, as the loss measures it; 0: none",
 }
-_LEAST = dict(verbose=1, frequent=1, per_batch_size=1, max_steps=0, epochs=0, pretrained_epoch=0, seed=0, lr=0, wd=0,
-              mom=0, lr_warmup=0, margin_start=0, margin_warmup=0, images_per_identity=2, triplet_bag_size=3,
-              triplet_max_ap=0, data_cutoff=0, data_images_filter=0, reader_timeout=0)
-_CHOICES = dict(ckpt=(0, 1, 2, 3), data_color=(0, 1, 2), kvstore=("device", "local"), bad_images=("stop", "skip"))
+_LEAST = dict(ckpt_keep=0, state_every=0, state_keep=0, verbose=1, frequent=1, per_batch_size=1, max_steps=0, epochs=0,
+              pretrained_epoch=0, seed=0, lr=0, wd=0, mom=0, lr_warmup=0, margin_start=0, margin_warmup=0,
+              images_per_identity=2, triplet_bag_size=3, triplet_max_ap=0, data_cutoff=0, data_images_filter=0,
+              reader_timeout=0)
+_CHOICES = dict(ckpt=(0, 1, 2, 3), data_color=(0, 1, 2), bad_images=("stop", "skip"),
+                kvstore=("device", "local", "dist_sync", "dist_device_sync", "horovod"))
 
 
 def own_settings(network, loss):
@@ -102,6 +111,8 @@ def resolve(own, config, typed):
             raise unknown_name(key, resolved[key], map(str, known))
     if not 0 < resolved.sample_rate <= 1:
         raise UserError(f"sample_rate {resolved.sample_rate}: expected a share of the classes, more than 0, at most 1")
+    if resolved.kvstore not in ("device", "local"):
+        _check_many_machines(resolved)
     if resolved.seed >= 2 ** 32:
         raise UserError(f"seed {resolved.seed}: expected less than {2 ** 32}")
     if "images_per_identity" in resolved:
@@ -109,6 +120,15 @@ def resolve(own, config, typed):
 
         check_batch_size(resolved.loss, resolved.per_batch_size)
     return resolved
+
+
+def _check_many_machines(settings):
+    if settings.sample_rate < 1:
+        raise UserError(f"--sample-rate {settings.sample_rate} with --kvstore {settings.kvstore}: each worker would "
+                        "draw other classes; expected 1, and --class-parallel where a head is too large for a device")
+    if "triplet_bag_size" in settings:
+        raise UserError(f"--loss {settings.loss} with --kvstore {settings.kvstore}: triplets are mined by one worker "
+                        "alone; expected another loss, or --kvstore device")
 
 
 def _check_kind(key, value, default):

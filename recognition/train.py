@@ -21,6 +21,8 @@ def parse_args(args=None):
     parser = ArgumentParser(description="Train a face recognition network.", add_help=False)
     presets.add_flags(parser, presets.NAMES)
     parser.add_argument("--config", default="", help="JSON file of settings; they go over the presets, flags over them")
+    parser.add_argument("--resume", action="store_true", help="go on with the training in the model's folder, where "
+                        "one is; see docs/resume.md")
     parser.add_argument("--benchmark", action="store_true", help="train on one synthetic batch and print samples/s")
     parser.add_argument("--test-io", action="store_true", help="read one epoch without training and print samples/s")
     parser.add_argument("--num-classes", type=positive, help="classes of --benchmark; left out: those of the data set")
@@ -44,9 +46,11 @@ def main():
     if flags.test_io:
         print(f"{experiment.test_io(settings):.1f} samples/s")
     elif flags.benchmark:
-        print(f"{experiment.benchmark(settings, flags.num_classes):.1f} samples/s")
+        rate = experiment.benchmark(settings, flags.num_classes)
+        if rate is not None:
+            print(f"{rate:.1f} samples/s")
     else:
-        experiment.train(settings)
+        experiment.train(settings, flags.resume)
 
 
 if __name__ == "__main__":

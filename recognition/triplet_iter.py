@@ -61,13 +61,38 @@ class TripletIter(IdentityIter):
     """
 
     def __init__(self, training_set, batch_size, num_devices=1, images_per_identity=5, bag_size=7200, alpha=0.3,
-                 max_ap=0, angular=False, seed=0, bad_images=None, timeout=300, **augmentation):
+                 max_ap=0, angular=False, seed=0, bad_images=None, timeout=300, **reading):
         check_batch_size("triplet", batch_size / num_devices)
-        super().__init__(training_set, batch_size, images_per_identity, seed, timeout=timeout, **augmentation)
+        super().__init__(training_set, batch_size, images_per_identity, seed, timeout=timeout, **reading)
         self._bag_reading = dict(bad_images=bad_images, timeout=timeout)
         self._num_devices, self._bag_size = num_devices, bag_size
         self._rule = dict(alpha=alpha, max_ap=max_ap, angular=angular)
         self._waiting = np.empty((0, 3), np.int64)  # triplets, as positions in the training set
+        self._begin()
+
+    def _begin(self):
+        """Of this epoch: bags and triplets mined; triplets of the last bag's whole batches, and batches read of it."""
+        self._bags = self._found = self._read_of_bag = 0
+        self._ready = np.empty((0, 3), np.int64)
+
+    def reset(self):
+        """Begin the next epoch; a fresh iterator, of which nothing was read yet, stays where it is."""
+        if self._stream:
+            self._begin()
+        super().reset()
+
+    def state(self):
+        """As IdentityIter's; a bag's triplets are in it, for the network that they were mined with is not the same."""
+        return {**super().state(), "bags": self._bags, "found": self._found, "read_of_bag": self._read_of_bag,
+                "ready": self._ready.tolist(), "waiting": self._waiting.tolist()}
+
+    def restore(self, state):
+        super().restore(state)
+        self._bags, self._found, self._read_of_bag = (state[key] for key in ("bags", "found", "read_of_bag"))
+        self._ready, self._waiting = (np.array(state[key], np.int64).reshape(-1, 3) for key in ("ready", "waiting"))
+
+    def _identity(self):
+        return {**super()._identity(), "bag_size": self._bag_size}
 
     def connect(self, embedder, say=lambda line: None):
         """Tell how to embed, and where to report.
@@ -80,19 +105,14 @@ class TripletIter(IdentityIter):
     def _count_batches(self, images):
         return None
 
-    def _batches(self, random):
-        order, found = self._arranged(random), 0
+    def _batches(self):
+        order = self._arranged(np.random.RandomState([self._seed, self.epoch]))
         bags = np.array_split(order, -(-len(order) // self._bag_size))
-        for number, bag in enumerate(bags, 1):
-            started = time.time()
-            bag, embeddings = self._embed(bag)
-            identities = self._identities[bag]
-            triplets = bag[mine_triplets(embeddings, identities, random, **self._rule)]
-            self._say(f"Bag[{self.epoch}] [{number}/{len(bags)}]\t{len(bag)} images of {len(np.unique(identities))} "
-                      f"identities\t{len(triplets)} triplets\t{time.time() - started:.1f} s")
-            found += len(triplets)
-            yield from self._read_triplets(triplets, random)
-        if not found:
+        yield from self._read_bag()  # of a state, what was left of it
+        while self._bags < len(bags):
+            self._mine(bags[self._bags], len(bags))
+            yield from self._read_bag()
+        if not self._found:
             raise UserError(f"no triplet in the {len(bags)} bags of epoch {self.epoch}, each of up to {len(bags[0])} "
                             f"images: no impostor is farther from an anchor than a positive by less than "
                             f"{self._rule['alpha']:g}; the model may tell these identities apart already; try a larger "
@@ -113,10 +133,28 @@ class TripletIter(IdentityIter):
         sound = numbers == self._set.numbers[bag]  # another number: an image that stands in for a damaged one
         return bag[sound], normalise(embeddings[sound], "the images to mine triplets from")
 
-    def _read_triplets(self, triplets, random):
-        self._waiting = np.concatenate([self._waiting, triplets])
-        whole = len(self._waiting) * 3 // self.batch_size * self.batch_size // 3
-        ready, self._waiting = self._waiting[:whole], self._waiting[whole:]
-        of_device = self.batch_size // 3 // self._num_devices
-        if whole:
-            yield from self._read(ready.reshape(-1, of_device, 3).transpose(0, 2, 1).ravel(), random)
+    def _random(self, purpose):
+        return np.random.RandomState([self._seed, self.epoch, self._bags, purpose])
+
+    def _mine(self, bag, count):
+        """Mine the epoch's next bag, of so many: its triplets are ready, but for the last ones that fill no batch."""
+        started = time.time()
+        self._bags += 1
+        bag, embeddings = self._embed(bag)
+        identities = self._identities[bag]
+        triplets = bag[mine_triplets(embeddings, identities, self._random(0), **self._rule)]
+        self._say(f"Bag[{self.epoch}] [{self._bags}/{count}]\t{len(bag)} images of {len(np.unique(identities))} "
+                  f"identities\t{len(triplets)} triplets\t{time.time() - started:.1f} s")
+        self._found += len(triplets)
+        waiting = np.concatenate([self._waiting, triplets])
+        whole = len(waiting) * 3 // self.batch_size * self.batch_size // 3
+        self._ready, self._waiting, self._read_of_bag = waiting[:whole], waiting[whole:], 0
+
+    def _read_bag(self):
+        """Yield the batches of the ready triplets that were not given yet."""
+        if self._read_of_bag * self.batch_size < self._ready.size:
+            of_device = self.batch_size // 3 // self._num_devices
+            order = self._ready.reshape(-1, of_device, 3).transpose(0, 2, 1).ravel()
+            for batch in self._read(order, self._random(1).randint(1 << 31), self._read_of_bag):
+                self._read_of_bag += 1
+                yield batch

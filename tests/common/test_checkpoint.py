@@ -398,7 +398,7 @@ class TestSymbolFile:
 class TestSaving:
     def _whole(self, model):
         prefix, symbol, params = model
-        assert sorted(os.listdir(os.path.dirname(prefix))) == ["model-0001.params", "model-symbol.json"]
+        assert sorted(os.listdir(os.path.dirname(prefix))) == ["SHA256SUMS", "model-0001.params", "model-symbol.json"]
         _equal(checkpoint.load(f"{prefix},1")[1], params[0])
 
     def test_failure_leaves_the_old_file(self, model, monkeypatch):
@@ -410,7 +410,7 @@ class TestSaving:
         monkeypatch.setattr(os, "replace", refuse)
         with pytest.raises(UserError, match="cannot be written: No space left on device") as refused:
             checkpoint.save(prefix, 1, symbol, {name: array * 0 for name, array in arguments.items()}, states)
-        _one_line(refused, prefix)
+        _one_line(refused, os.path.dirname(prefix))
         monkeypatch.undo()
         self._whole(model)
 
@@ -438,7 +438,8 @@ class TestSaving:
             env=dict(os.environ, PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert done.returncode == 0, done.stderr.decode()
         assert done.stdout.decode() == f"{prefix}-0003.params: cannot be written: File too large\n"
-        assert sorted(os.listdir(tmp_path)) == ["model-0001.params", "model-0002.params", "model-symbol.json"]
+        assert sorted(os.listdir(tmp_path)) == ["SHA256SUMS", "model-0001.params", "model-0002.params",
+                                                "model-symbol.json"]
 
 
 _FULL_DISK = """

@@ -122,11 +122,22 @@ def test_epoch_and_position(make):
     assert_same(left, epoch(iterator))
 
 
-def test_parts_share_the_images(make):
-    parts = [make(batch_size=2, part_index=i, num_parts=3) for i in range(3)]
-    found = [numbers(epoch(part)) for part in parts]
-    assert [len(part) for part in found] == [4, 4, 4]
-    assert len(set(sum(found, []))) == 12
+def joined(parts):
+    """The batches of several parts, those of a position as one."""
+    return [(sum((list(index) for index, _, _ in batches), []), np.concatenate([label for _, label, _ in batches]),
+             np.concatenate([data for _, _, data in batches])) for batches in zip(*map(epoch, parts))]
+
+
+def test_parts_together_read_the_batches_of_one(make):
+    """Images, their order and all changes, so that two workers compute what one with twice the batch computes."""
+    settings = dict(seed=2, color=2, cutoff=30)
+    whole = make(batch_size=6, **settings)
+    parts = [make(batch_size=2, part_index=i, num_parts=3, **settings) for i in range(3)]
+    for _ in range(2):
+        assert_same(epoch(whole), joined(parts))
+        assert [part.num_batches for part in parts] == [whole.num_batches] * 3 == [2] * 3
+        for iterator in [whole, *parts]:
+            iterator.reset()
 
 
 @pytest.mark.parametrize("bad, message", [
@@ -154,6 +165,8 @@ def test_label_that_is_no_class_reaches_the_caller(tmp_path, jpegs, make):
 def test_fewer_images_than_a_batch(make):
     with pytest.raises(UserError, match="14 images are fewer than one batch of 15; the largest .* is 14"):
         make(batch_size=15)
+    with pytest.raises(UserError, match="14 images .* one batch of 8 for each of 2 processes; the largest .* is 7"):
+        make(batch_size=8, num_parts=2)
 
 
 def test_no_thread_is_left(training_folder):
@@ -207,11 +220,14 @@ def test_state_goes_on_with_the_very_next_image(make):
         make(seed=6).restore(state)
 
 
-def test_parts_are_changed_differently(make):
-    """Two processes at the same position do not draw the same numbers."""
-    parts = [make(batch_size=7, part_index=i, num_parts=2, shuffle=False) for i in range(2)]
-    plain = make(batch_size=14, shuffle=False, rand_mirror=False)
-    (_, _, original), = epoch(plain)
-    mirrored = [[not np.array_equal(image, original[number - 1]) for number, image in zip(index, data)]
-                for part in parts for index, _, data in epoch(part)]
-    assert mirrored[0] != mirrored[1] and 0 < sum(mirrored[0]) < 7
+def test_state_of_a_part_is_that_of_the_whole(make):
+    """A training goes on with another number of workers that share the same batch."""
+    one = make(batch_size=6, seed=5)
+    one.next()
+    parts = [make(batch_size=3, seed=5, part_index=i, num_parts=2) for i in range(2)]
+    for part in parts:
+        part.restore(one.state())
+    assert parts[1].state() == one.state()
+    assert_same(epoch(one), joined(parts))
+    with pytest.raises(UserError, match="batch_size was 6 and is 9"):
+        make(batch_size=3, seed=5, num_parts=3).restore(one.state())

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from common.errors import DataError, UserError
-from eval.results import append_record, hash_file, make_entry, make_trace, picture, read_results, table, write_results
+from eval.results import (
+    append_record,
+    hash_file,
+    make_entry,
+    make_trace,
+    picture,
+    read_records,
+    read_results,
+    table,
+    write_results,
+)
 
 
 def entry(**figures):
@@ -57,6 +67,15 @@ def test_a_row_for_every_evaluation(tmp_path):
     append_record(path, entry(rank1=np.float64(1).item()))
     assert [row["figures"] for row in rows(path)] == ["accuracy=0.123457 eer=", "rank1=1"]
     assert {row["protocol"] for row in rows(path)} == {"verification"} and rows(path)[0]["machine"]
+    assert [row["figures"] for row in read_records(path)] == [{"accuracy": 0.123457, "eer": None}, {"rank1": 1}]
+
+
+def test_names_of_figures_may_hold_spaces(tmp_path):
+    append_record(tmp_path / "e.csv", entry(**{"best accuracy of lfw": 0.5, "tar@1e-06": 1e-6}))
+    assert read_records(tmp_path / "e.csv")[0]["figures"] == {"best accuracy of lfw": 0.5, "tar@1e-06": 1e-6}
+    (tmp_path / "e.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="e.csv: not a table of evaluations"):
+        read_records(tmp_path / "e.csv")
 
 
 def _append(path, count):

@@ -1,4 +1,6 @@
 """A head in parts against the plain head: values, gradients, states, many steps of training, checkpoints."""
+import re
+
 import numpy as np
 import pytest
 from reference_heads import run
@@ -59,6 +61,34 @@ def test_parts_are_even(classes, parts):
     assert sum(counts) == classes and max(counts) - min(counts) <= 1 and len(counts) == parts
 
 
+def test_a_part_has_few_rows(monkeypatch):
+    monkeypatch.setattr(class_parallel, "BLOCK", 10)
+    assert class_parallel.split_classes(10, 1) == [10] and class_parallel.split_classes(3, 4) == [1, 1, 1, 0]
+    assert class_parallel.split_classes(25, 1) == [9, 8, 8]
+    assert class_parallel.split_classes(25, 2) == [7, 6, 6, 6]  # two on each device
+    assert class_parallel.split_classes(25, 1, centres=2) == [5, 5, 5, 5, 5]
+    assert class_parallel.split_classes(100, 1, rate=0.2) == [50, 50]
+    assert class_parallel.split_classes(4, 2, centres=30) == [1, 1, 1, 1]  # a class is never torn
+    assert [class_parallel.device_of(part, 4, ["a", "b"]) for part in range(4)] == ["a", "a", "b", "b"]
+
+
+@pytest.mark.parametrize("loss, own", [("arcface", {}), ("softmax", dict(fc7_no_bias=True)), ("magface", {}),
+                                       ("sphereface", {}), ("adaface", {})], ids=str)
+@pytest.mark.parametrize("parts", [4, 20])
+def test_one_part_at_a_time_is_held(loss, own, parts):
+    """MXNet's own plan: beside what the graph is given, a few arrays as large as one part's, however many parts."""
+    batch, size, classes = 64, 64, 40000
+    counts = class_parallel.split_evenly(classes, parts)
+    symbol = class_parallel.split_loss(loss, mx.sym.Variable("data"), mx.sym.Variable("label"), counts, size, **own)
+    executor = symbol.simple_bind(
+        mx.cpu(), group2ctx={class_parallel.group(part): mx.cpu() for part in range(parts)}, data=(batch, size),
+        label=(batch,), grad_req={name: "null" if name == "label" or name.endswith("_state") else "write"
+                                  for name in symbol.list_arguments()})
+    planned = int(re.findall(r"Total (\d+) MB allocated", executor.debug_str())[0])
+    part = classes / parts * (batch + size) * 4 / 2 ** 20  # its logits and its normalised rows
+    assert planned < 4 * part + 2
+
+
 @pytest.mark.parametrize("centres", [1, 3])
 def test_arrays_are_split_and_merged_without_loss(centres):
     random = np.random.RandomState(0)
@@ -91,10 +121,10 @@ def network():
 SGD = dict(lr=0.2, lr_steps=(15,), lr_warmup=5, multipliers={"fc7_weight": (2.0, 0.5), "fc7_bias": (0.5, 3.0)})
 
 
-def split_trainer(loss, counts, batches, arg_params=None, **own):
+def split_trainer(loss, counts, batches, arg_params=None, devices=None, **own):
     def head(embedding, label):
         return class_parallel.split_loss(loss, embedding, label, counts, 16, **own)
-    return SplitTrainer(network(), head, counts, [mx.cpu(part) for part in range(len(counts))], batches,
+    return SplitTrainer(network(), head, counts, devices or [mx.cpu(part) for part in range(len(counts))], batches,
                         mx.init.Xavier(), arg_params, **SGD)
 
 
@@ -111,13 +141,14 @@ def run_steps(trainer, batches, steps):
     return trainer.take_metrics()
 
 
-@pytest.mark.parametrize("loss, counts, own", [
-    ("arcface", [3, 2], dict(loss_s=16.0, margin_warmup=3)), ("softmax", [2, 2, 1], {}),
-    ("curricularface", [5], dict(loss_s=16.0)), ("subcenter", [2, 1, 1, 1], dict(loss_s=16.0))], ids=str)
-def test_many_steps_are_those_of_the_plain_head(loss, counts, own):
-    batches = Batches(*images_of(5, 60), 12)
-    plain = plain_trainer(loss, 5, [mx.cpu(part) for part in range(len(counts))], batches, **own)
-    split = split_trainer(loss, counts, batches, plain.params()[0], **own)
+@pytest.mark.parametrize("loss, counts, devices, own", [
+    ("arcface", [3, 2], 2, dict(loss_s=16.0, margin_warmup=3)), ("softmax", [2, 2, 1], 3, {}),
+    ("curricularface", [5], 1, dict(loss_s=16.0)), ("subcenter", [2, 1, 1, 1], 4, dict(loss_s=16.0)),
+    ("arcface", [2, 2, 1], 1, dict(loss_s=16.0)), ("cosface", [2, 1, 1, 1], 2, dict(loss_s=16.0))], ids=str)
+def test_many_steps_are_those_of_the_plain_head(loss, counts, devices, own):
+    batches, devices = Batches(*images_of(5, 60), 12), [mx.cpu(device) for device in range(devices)]
+    plain = plain_trainer(loss, 5, devices, batches, **own)
+    split = split_trainer(loss, counts, batches, plain.params()[0], devices, **own)
     first = None
     for _ in range(5):
         expected, found = run_steps(plain, batches, 4), run_steps(split, batches, 4)

@@ -81,14 +81,15 @@ class TestLabels:
 
 class TestClasses:
     def run(self, *epochs, classes=100, expected=None):
-        """The warnings where epochs have these labels."""
+        """The log where epochs have these labels."""
         log, trainer = Log(), SimpleNamespace(steps=0, epoch=0)
         guard = ClassGuard(log, classes, expected or classes)
-        for epoch, labels in enumerate(epochs):
-            trainer.epoch = epoch
+        for labels in epochs:
             for batch in np.reshape(labels, (-1, 10)):
                 trainer.steps, trainer.labels = trainer.steps + 1, mx.nd.array(batch)
                 guard.step(trainer)
+            trainer.epoch += 1
+            guard.epoch(trainer)
         guard.finish(trainer)
         return log
 
@@ -100,11 +101,19 @@ class TestClasses:
         line, = log.lines
         assert line.startswith("warning: in epoch 0 100 images named 1 of 100 classes, where evenly spread")
         record, = log.records
-        assert record["event"] == "warning" and record["target"] == "classes" and record["step"] == 11
+        assert record["event"] == "warning" and record["target"] == "classes" and record["step"] == 10
 
     def test_a_later_epoch(self):
         line, = self.run(np.arange(100), np.arange(100) % 9).lines
         assert "in epoch 1 100 images named 9 of 100 classes" in line
+
+    def test_an_epoch_that_does_not_end(self):
+        log, trainer = Log(), SimpleNamespace(steps=1, epoch=0, labels=mx.nd.zeros(20))
+        guard = ClassGuard(log, 100, 100)
+        guard.step(trainer)
+        assert not log.lines
+        guard.finish(trainer)
+        assert "in epoch 0 20 images named 1 of 100 classes" in log.lines[0]
 
     def test_what_the_filter_left(self):
         assert not self.run(np.arange(100) % 9, expected=9).lines
@@ -175,11 +184,11 @@ def faces(tmp_path_factory):
     return folder
 
 
-def run(folder, root, *flags):
+def run(folder, root, *flags, resume=False):
     """Train; the model's folder is the only one in `root`."""
     own, _ = parse_args(["--network", "y1", "--net-blocks", "1,1,1,1", "--emb-size", "16", "--frequent", "1",
                          "--report", "0", "--ckpt", "0", "--dataset", str(folder), "--models-root", str(root), *flags])
-    experiment.train(own)
+    experiment.train(own, resume)
 
 
 def events(root, kind):
@@ -213,6 +222,17 @@ class TestRuns:
         assert f"damaged images: 1, in whose place others were read {total['replaced']} times" in log
         page = next(tmp_path.glob("*/report.html")).read_text()
         assert "damaged images, in whose place others were read: 1, of record numbers 5; why" in page
+
+    def test_a_training_that_goes_on(self, faces, tmp_path):
+        """The damaged image is counted on, and not named again; whether images are skipped may be another."""
+        flags = ["--loss", "softmax", "--per-batch-size", "16", "--ckpt", "3", "--bad-images", "skip", "--epochs"]
+        run(faces, tmp_path, *flags, "1")
+        run(faces, tmp_path, *flags, "3", "--reader-timeout", "100", resume=True)
+        assert [event["record"] for event in events(tmp_path, "bad_image")] == [5]
+        first, second = events(tmp_path, "bad_images")
+        assert (first["step"], second["step"], second["images"]) == (3, 9, 1) and second["replaced"] >= 3
+        with pytest.raises(DataError, match="record 5"):
+            run(faces, tmp_path, *flags, "4", "--bad-images", "stop", resume=True)
 
     @pytest.mark.parametrize("flags", PAIRS[1:] + [["--loss", "softmax", "--per-batch-size", "16"]], ids=str)
     def test_stopping_is_the_default(self, faces, tmp_path, flags):

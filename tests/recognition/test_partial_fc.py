@@ -41,8 +41,8 @@ def partial_trainer(loss, counts, rate, batches, arg_params, **own):
 
     def head(embedding, label):
         return class_parallel.split_loss(loss, embedding, label, sizes, 16, **own)
-    return PartialTrainer(network(), head, counts, sizes, 5, [mx.cpu(part) for part in range(len(counts))], batches,
-                          mx.init.Xavier(), arg_params, **SGD)
+    return PartialTrainer(network(), head, counts, sizes, [mx.cpu(part) for part in range(len(counts))], batches,
+                          mx.init.Xavier(), arg_params, seed=5, **SGD)
 
 
 @pytest.mark.parametrize("loss, own", [("arcface", OWN), ("subcenter", OWN)], ids=str)

@@ -76,10 +76,17 @@ class TestRefusals:
 
     @pytest.mark.parametrize("flags", [["--frequent", "0"], ["--verbose", "0"], ["--per-batch-size", "0"],
                                        ["--seed", "-1"], ["--max-steps", "-1"], ["--ckpt", "7"],
-                                       ["--kvstore", "dist_sync"], ["--seed", "4294967296"]])
+                                       ["--kvstore", "dist_async"], ["--seed", "4294967296"]])
     def test_impossible_values(self, flags):
         with pytest.raises(UserError, match=flags[0].strip("-").replace("-", "_")):
             parse_args(flags)
+
+    @pytest.mark.parametrize("flags", [["--sample-rate", "0.1"], ["--loss", "triplet"], ["--loss", "atriplet"]])
+    @pytest.mark.parametrize("kvstore", ["dist_sync", "horovod"])
+    def test_not_with_several_workers(self, flags, kvstore):
+        with pytest.raises(UserError, match=f"{' '.join(flags)} with --kvstore {kvstore}: .*; expected"):
+            parse_args([*flags, "--kvstore", kvstore])
+        parse_args(flags)
 
     @pytest.mark.parametrize("config", [{"lr": "0.1"}, {"loss_s": "64"}, {"targets": None}, {"net_output": 3}])
     def test_config_value_of_another_kind(self, tmp_path, config):

@@ -72,7 +72,7 @@ class TestRun:
         _, folder = trained
         assert {path.name for path in folder.iterdir()} == {
             "model-symbol.json", "model-0001.params", "model-0002.params", "settings.json", "train.log", "train.jsonl",
-            "report.html"}
+            "report.html", "SHA256SUMS", "model-00000004.state", "model-00000006.state"}
         events = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
         assert [event["step"] for event in events if event["event"] == "progress"] == [2, 4, 6]
         assert [event["step"] for event in events if event["event"] == "checkpoint"] == [3, 6]
