@@ -21,6 +21,7 @@ from recognition.partial_fc import PartialTrainer, sample_sizes
 from recognition.split_trainer import SplitTrainer
 from recognition.train import parse_args
 from recognition.trainer import NotFinite, Trainer, draws_random
+from recognition.workers import Alone
 
 CLASSES, SIZE, BATCH = 7, 8, 12
 
@@ -89,7 +90,7 @@ def through_a_file(trainer, batches, path):
 
 
 CASES = [("plain", 1, "arcface", {}), ("plain", 1, "sphereface", {"momentum": 0.0}),
-         ("plain", 2, "curricularface", {"kvstore": "local"}), ("plain", 3, "arcface", {}),
+         ("plain", 2, "curricularface", {"workers": Alone("local")}), ("plain", 3, "arcface", {}),
          ("split", 2, "arcface", {}), ("split", 2, "centre", {}), ("partial", 2, "arcface", {}),
          ("partial", 2, "subcenter", {"momentum": 0.5})]
 
