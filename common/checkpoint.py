@@ -117,7 +117,7 @@ def write_arrays(file, arrays):
     for array in arrays.values():
         head = struct.pack(f"<Iii{array.ndim}q", _ARRAY_V2, 0, array.ndim, *array.shape)  # 0: dense
         file.write(head + struct.pack("<iii", 1, 0, _KINDS[np.dtype(array.dtype)]))  # 1, 0: the device cpu(0)
-        file.write(array.asnumpy().tobytes())
+        file.write(array.asnumpy().reshape(-1))  # as it lies in memory, without a copy
     file.write(struct.pack("<Q", len(arrays)))
     for name in map(str.encode, arrays):
         file.write(struct.pack("<Q", len(name)) + name)

@@ -76,8 +76,11 @@ def check_unused(folder):
     """Raise UserError where a run writes its log into this folder now."""
     path = Path(folder, _TEXT)
     if path.exists():
-        with open(path, "a", encoding="utf-8") as file:
-            _lock(file)
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                _lock(file)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _lock(file):
