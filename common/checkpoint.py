@@ -25,7 +25,7 @@ _FOREIGN = re.compile(r"_?Custom.*|_Native|_NDArray|_NoGradient|_CachedOp.*|_for
                       r"_?imdecode|.*_backward_.*|_contrib_dgl_.*")
 _SIZES = dict(num_group=1, num_filter=1, num_hidden=1, kernel=1, stride=1, dilate=1, pad=0)  # attribute: the least
 _MOST = 1 << 24
-_LARGEST = 1 << 24  # numbers that a layer makes of an image; more is damage, and must not fill the memory
+_MOST_MAPS = 512  # numbers that a layer makes of a pixel; 172 is the most of all networks here
 _MODEL = re.compile(r"(.+),\s*(\d{1,9})\s*", re.DOTALL)
 _ONNX_MODEL = re.compile(r"(.+?)(?:-(\d{4,9}))?\.onnx", re.DOTALL)
 
@@ -237,12 +237,15 @@ def check_shapes(model, symbol, params, data):
         raise DataError(f"{model}: the network has no input named 'data'; is it a face embedding network?")
     try:  # partial: the other form prints to the terminal
         arg_shapes, outputs, aux_shapes = symbol.infer_shape_partial(data=data)
-        largest = max(map(prod, symbol.get_internals().infer_shape_partial(data=data)[1]))
+        internals = symbol.get_internals()
+        sizes = dict(zip(internals.list_outputs(), map(prod, internals.infer_shape_partial(data=data)[1])))
     except mx.base.MXNetError as error:
         raise DataError(f"{model}: does not take {size} ({reason(error)})") from error
-    if largest > _LARGEST:
-        raise DataError(f"{model}: a layer makes {largest} numbers of {size}; expected at most {_LARGEST}")
     expected = dict(zip(symbol.list_arguments() + symbol.list_auxiliary_states(), arg_shapes + aux_shapes))
+    for name, numbers in sizes.items():
+        if name not in expected and numbers > _MOST_MAPS * data[2] * data[3]:
+            raise DataError(f"{model}: {name} comes to {numbers} numbers for an image; expected at most {_MOST_MAPS} "
+                            "for each pixel")
     for name in set(expected) - {"data"}:
         if name not in params:
             raise DataError(f"{model}: has no array {name!r}, which the network needs")

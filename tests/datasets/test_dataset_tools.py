@@ -119,8 +119,7 @@ def test_merge_leaves_out_classes_without_images(new):
     ("set,class,same_set,same_class\n0,0,1,9\n", "line 2: there is no class 9 of set 1"),
     ("set,class,same_set,same_class\n0,0,2,0\n", "line 2: there is no class 0 of set 2"),
     ("set,class,same_set,same_class\n0,-1,1,0\n", "line 2: there is no class -1 of set 0"),
-    ("set,class,same_set,same_class\n0,0,1,0\n0,x,1,0\n",
-     "line 3: found '0,x,1,0'; expected whole numbers in set,class"),
+    ("set,class,same_set,same_class\n0,0,1,0\n0,x,1,0\n", "line 3: found '0,x,1,0'; expected whole numbers"),
     ("set,class,same_set,same_class\n0,0\n", "line 2: found '0,0,,'; expected whole numbers"),
 ])
 def test_merge_with_a_bad_list_of_people(new, text, message):

@@ -45,7 +45,8 @@ NUMBERED = "the numbers of a shard's images are names alone"
 SHORTER = "a list that is cut may be a sound shorter one"
 LONGER = "a list may name a thing twice"
 OTHER = "another name or number may be as good"
-NOT_THERE = "what is not in a folder is none of its images"
+NOT_THERE = "what is not in a folder is none of its images or results"
+UNFINISHED = "a log whose last line is still being written is read up to there"
 ANEW = "what an earlier run left is made anew"
 DROPPED = "a photograph that cannot be read is dropped, and listed with the reason in dropped.csv"
 OPTIONAL = "the file may be absent"
@@ -90,6 +91,8 @@ TRAIN = ("recognition/train.py --network y1 --net-blocks 1,1,1,1 --emb-size 16 -
          "--devices cpu --models-root outdir --report 0")
 UNREADABLE = "an image that cannot be read gets a placeholder, and is listed"
 FEW_NOISES = "a noise list may name images that the list has not; how many it names is told"
+COUNTED = "the list is counted, and the count told"
+ELSEWHERE = "of features or a model from elsewhere it is not known how they came about"
 LISTS = tuple(Reads(f"{kind}_lst", TEXT, LIST, ("features", "packed", "of one identity"))
               for kind in ("facescrub", "megaface"))
 NOISES = tuple(Reads(f"{kind}_noises.txt", TEXT, {
@@ -98,7 +101,7 @@ NOISES = tuple(Reads(f"{kind}_noises.txt", TEXT, {
 WITH_NOISES = "--facescrub-lst facescrub_lst --megaface-lst megaface_lst --facescrub-noises facescrub_noises.txt " \
               "--megaface-noises megaface_noises.txt"
 FEATURES = (Reads("features/facescrub/Ann/1.jpg_insightface.bin", FEATURE),
-            Reads("features/megaface/000/1/0.jpg_insightface.bin", FEATURE))
+            Reads("features/megaface/000/1/0.jpg_insightface.bin", FEATURE, told=("distractor",)))
 
 TABLE = (
     # datasets: training sets
@@ -193,7 +196,7 @@ TABLE = (
     # eval
     Command(f"eval/verification.py --model net/model,1 --target pairs.bin --output outdir --devices cpu {SMALL}",
             (inputs.model, inputs.settings, inputs.pack),
-            (*model_files(), Reads("net/settings.json", JSON, {"": "a model from elsewhere has none"}),
+            (*model_files(), Reads("net/settings.json", JSON, {"": ELSEWHERE}),
              Reads("pairs.bin", PACK))),
     Command(f"eval/verification.py --model net/model,1 --target pairs.bin --output scores --devices cpu {SMALL}",
             (inputs.model, inputs.pack, inputs.kept_embeddings),
@@ -210,27 +213,33 @@ TABLE = (
             (*(reads._replace(accepts={**LIST, "wrong size|hostile": UNREADABLE}, told=("outdir",)) for reads in LISTS),
              *model_files(), Reads("facescrub_images/Ann/1.jpg", IMAGE, {"": UNREADABLE}))),
     Command(f"eval/megaface.py {WITH_NOISES} --feature-dir features --output outdir", (inputs.features,),
-            (*LISTS, *NOISES, *FEATURES, Reads("features/insightface_models.txt", TEXT),
-             Reads("features/facescrub_insightface_unreadable.txt", TEXT))),
+            (*LISTS, *NOISES, *FEATURES, Reads("features/insightface_models.txt", TEXT, {"": ELSEWHERE}),
+             Reads("features/facescrub_insightface_unreadable.txt", TEXT, {"": COUNTED}))),
     Command(f"eval/megaface.py {WITH_NOISES} --feature-dir features --pack packed --output outdir",
-            (inputs.packed_features,), (Reads("packed/megaface_insightface.npy", ARRAY, {"missing": ANEW}),
-                                        Reads("packed/megaface_insightface.json", JSON, {"missing": ANEW})),
+            (inputs.packed_features,), (
+                Reads("packed/megaface_insightface.npy", ARRAY, {"missing|wrong type: a link": ANEW}, ("distractor",)),
+                Reads("packed/megaface_insightface.json", JSON, {"missing|wrong type: a link": ANEW})),
             ("outdir", "packed")),
     Command(f"eval/remove_noises.py {WITH_NOISES} --feature-dir-input features --feature-dir-out outdir",
             (inputs.features,), (*LISTS, *NOISES, *FEATURES)),
     Command("eval/ijb_11.py --model net/model,1 --target IJBC --data-dir . --output outdir --variants N1D1F1 "
             "--devices cpu", (inputs.ijb,), (
-                *(Reads(f"IJBC/meta/ijbc_{name}.txt", TEXT, told=("IJBC",))
-                  for name in ("face_tid_mid", "name_5pts_score", "template_pair_label")),
-                *model_files(), Reads("IJBC/loose_crop/1_1.jpg", IMAGE))),
+                *(Reads(f"IJBC/meta/ijbc_{name}.txt", TEXT, accepts, ("IJBC",)) for name, accepts in (
+                    ("face_tid_mid", {"random: bit": OTHER}), ("name_5pts_score", {"random: bit": OTHER}),
+                    ("template_pair_label", LIST))),
+                *model_files(told=("images",)), Reads("IJBC/loose_crop/1_1.jpg", IMAGE))),
     Command("eval/ijb_1n.py --model net/model,1 --target IJBC --data-dir . --output ijb --variants N1D1F1 "
             "--devices cpu", (inputs.ijb_features,), (
-                *(Reads(f"IJBC/meta/ijbc_1N_{name}.csv", TEXT) for name in ("gallery_G1", "probe_mixed")),
+                *(Reads(f"IJBC/meta/ijbc_1N_{name}.csv", TEXT, LIST) for name in ("gallery_G1", "probe_mixed")),
                 Reads("ijb/ijbc_features.npy", ARRAY, {"missing|wrong type: a link": ANEW}),
                 Reads("ijb/ijbc_features.json", JSON, {"missing|wrong type: a link": ANEW})), ("ijb",)),
     Command("eval/report.py net scores --output outdir", (inputs.train_log, inputs.results),
-            (Reads("net/train.jsonl", JSON_LINES), Reads("net/settings.json", JSON, {"missing": OPTIONAL}),
-             Reads("scores/results.json", JSON),
+            (Reads("net/train.jsonl", JSON_LINES, {
+                "missing|empty|wrong type: a link": NOT_THERE, "truncated|wrong type: json": UNFINISHED,
+                "random: bit|wrong size: (twice|a line)|hostile: .* =": OTHER}),
+             Reads("net/settings.json", JSON, {"missing|wrong type: a link": OPTIONAL, "random: bit|hostile": OTHER}),
+             Reads("scores/results.json", JSON, {
+                 "missing|wrong type: a link": NOT_THERE, "random: bit|hostile: .* (=|left out)": OTHER}),
              Reads("scores/roc.png", IMAGE, {"": "the page tells that the picture is missing"}))),
     # recognition
     Command(f"{TRAIN} --dataset trainset", (partial(inputs.training_set, side=112),

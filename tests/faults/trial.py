@@ -64,17 +64,17 @@ class Running:
     """A trial under way in a child process.
 
     box: the folder that the command runs in; words: script, relative to the clone, and flags. file_size: of the
-    largest file that it may write, bytes; stdout: where its output goes.
+    largest file that it may write, bytes; stdout: where its output goes; cpu: seconds that it may compute.
     """
 
-    def __init__(self, box, words, file_size=None, stdout=None):
+    def __init__(self, box, words, file_size=None, stdout=None, cpu=CPU):
         self.box, self.before, self.started = Path(box), snapshot(Path(box).parent), time.monotonic()
         pipes = [_pipe(), _pipe()]  # no files: these would count among those that must not grow too large
         self.streams = [reading for reading, _ in pipes]
         self.pid = os.fork()
         if not self.pid:
             out, err = (writing for _, writing in pipes)
-            _be_command(self.box, words, os.open(stdout, os.O_WRONLY) if stdout else out, err, file_size)
+            _be_command(self.box, words, os.open(stdout, os.O_WRONLY) if stdout else out, err, (file_size, cpu))
         for _, writing in pipes:
             os.close(writing)
 
@@ -145,13 +145,13 @@ def fresh(source, target):
     shutil.copytree(source, target, symlinks=True)
 
 
-def _be_command(box, words, out, err, file_size):
+def _be_command(box, words, out, err, limits):
     """What the child does: the command, as if it had been started anew."""
     code = 1
     try:
         _redirect(out, err)
         os.chdir(box)
-        _limit(file_size)
+        _limit(*limits)
         code = _run(words)
         threading._shutdown()  # waits for threads, as the interpreter does at its end
         atexit._run_exitfuncs()
@@ -171,10 +171,10 @@ def _redirect(out, err):
     faulthandler.enable(open(2, "w", closefd=False))
 
 
-def _limit(file_size):
+def _limit(file_size, cpu):
     data = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU, CPU + 5))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size,) * 2)
