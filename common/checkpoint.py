@@ -7,6 +7,7 @@ import json
 import os
 import re
 import struct
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,11 @@ _LIST_MAGIC = 0x112
 _ARRAY_V1, _ARRAY_V2, _ARRAY_V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 _DTYPES = dict(enumerate(map(np.dtype, ("f4", "f8", "f2", "u1", "i4", "i1", "i8", "?"))))  # by MXNet's numbers
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
+_FOREIGN = re.compile(r"_?Custom.*|_Native|_NDArray|_NoGradient|_CachedOp.*|_foreach|_while_loop|_cond|_sg_.*|.*_cv.*|"
+                      r"_?imdecode|.*_backward_.*|_contrib_dgl_.*")
+_SIZES = dict(num_group=1, num_filter=1, num_hidden=1, kernel=1, stride=1, dilate=1, pad=0)  # attribute: the least
+_MOST = 1 << 24
+_MOST_MAPS = 512  # numbers that a layer makes of a pixel; 172 is the most of all networks here
 _MODEL = re.compile(r"(.+),\s*(\d{1,9})\s*", re.DOTALL)
 
 
@@ -93,6 +99,9 @@ def load_symbol(path):
         raise DataError(f"{path}: not a symbol file: {error}") from error
     if not isinstance(graph, dict) or not graph.get("nodes") or not graph.get("heads"):
         raise DataError(f"{path}: not a symbol file: expected JSON with 'nodes' and 'heads'")
+    damage = next(filter(None, map(_wrong_node, _nodes(graph))), None)
+    if damage:
+        raise DataError(f"{path}: {damage}")
     try:
         symbol = mx.sym.load_json(json.dumps(graph))
         damage = _wrong_edge(symbol)
@@ -101,6 +110,27 @@ def load_symbol(path):
     if damage:
         raise DataError(f"{path}: damaged: {damage}")
     return symbol
+
+
+def _nodes(graph):
+    """The nodes that are dicts; MXNet refuses others."""
+    return (node for node in graph["nodes"] if isinstance(node, dict)) if isinstance(graph["nodes"], list) else ()
+
+
+def _wrong_node(node):
+    """What a node has that no network needs, as text, or None: MXNet would run what it names, or divide by zero."""
+    name = f"node {str(node.get('name'))[:60]!r}"
+    if _FOREIGN.fullmatch(str(node.get("op"))):
+        return f"{name}: operator {node['op'][:60]}, which runs what is not in the graph; nothing of it was run"
+    if node.get("subgraphs"):
+        return f"{name}: a graph inside the graph; expected a plain network"
+    parts = [node[part] for part in ("attrs", "attr", "param") if isinstance(node.get(part), dict)]  # names over time
+    attrs = {key: value for part in parts for key, value in part.items()}
+    for key, least in _SIZES.items():
+        numbers = re.findall(r"-?\d+", str(attrs.get(key, "")))
+        if not all(len(number) < 9 and least <= int(number) <= _MOST for number in numbers):
+            return f"{name}: {key} is {str(attrs[key])[:60]}; expected whole numbers from {least} to {_MOST}"
+    return None
 
 
 def _wrong_edge(symbol):
@@ -123,6 +153,9 @@ def load_params(path):
         kind, _, rest = name.partition(":")
         if kind not in params or not rest:
             raise DataError(f"{path}: array {name!r}: expected a name that begins with arg: or aux:")
+        if not np.isfinite(array).all():
+            raise DataError(f"{path}: array {name!r} holds numbers that are not finite; is the file damaged, or has "
+                            "the training diverged?")
         params[kind][rest] = mx.nd.array(array, dtype=array.dtype)
     return params["arg"], params["aux"]
 
@@ -134,6 +167,38 @@ def _check_complete(symbol, arg_params, aux_params, path):
     if missing:
         raise DataError(f"{path}: {len(missing)} arrays of the symbol are missing, the first is {missing[0]!r}; "
                         "is it of another network?")
+
+
+def check_shapes(model, symbol, params, data):
+    """Hold parameters against a symbol with the input `data`.
+
+    model: what messages call it; params: dict name -> NDArray; data: shape of the input, (1, C, H, W). Returns the
+    shapes of the outputs. Raises DataError for parameters that are missing, of another shape or no floats, and for a
+    graph that cannot take such images, or only with far more memory than any network needs.
+    """
+    size = f"images of {data[2]}x{data[3]} pixels"
+    if "data" not in symbol.list_arguments():
+        raise DataError(f"{model}: the network has no input named 'data'; is it a face embedding network?")
+    try:  # partial: the other form prints to the terminal
+        arg_shapes, outputs, aux_shapes = symbol.infer_shape_partial(data=data)
+        internals = symbol.get_internals()
+        sizes = dict(zip(internals.list_outputs(), map(prod, internals.infer_shape_partial(data=data)[1])))
+    except mx.base.MXNetError as error:
+        raise DataError(f"{model}: does not take {size} ({reason(error)})") from error
+    expected = dict(zip(symbol.list_arguments() + symbol.list_auxiliary_states(), arg_shapes + aux_shapes))
+    for name, numbers in sizes.items():
+        if name not in expected and numbers > _MOST_MAPS * data[2] * data[3]:
+            raise DataError(f"{model}: {name} comes to {numbers} numbers for an image; expected at most {_MOST_MAPS} "
+                            "for each pixel")
+    for name in set(expected) - {"data"}:
+        if name not in params:
+            raise DataError(f"{model}: has no array {name!r}, which the network needs")
+        if params[name].shape != expected[name]:
+            raise DataError(f"{model}: array {name!r} has shape {params[name].shape}, the symbol expects "
+                            f"{expected[name]} for {size}")
+        if np.dtype(params[name].dtype).kind != "f":
+            raise DataError(f"{model}: array {name!r} is of {np.dtype(params[name].dtype)}; expected floats")
+    return outputs
 
 
 def read_arrays(path):

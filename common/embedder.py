@@ -4,7 +4,7 @@ import numpy as np
 from common import checkpoint, graph
 from common.devices import get_devices
 from common.errors import DataError, UserError
-from common.mxnet_setup import mx, reason
+from common.mxnet_setup import mx, naming
 
 EMBEDDING = "fc1_output"
 
@@ -36,20 +36,25 @@ class Embedder:
         self.image_shape, self.batch_size = tuple(image_shape), batch_size
         self._devices = devices or get_devices()
         data = (1, 3) + self.image_shape
-        self.emb_size = _check_shapes(model, symbol, {**arg_params, **aux_params}, data)
+        (shape,) = checkpoint.check_shapes(model, symbol, {**arg_params, **aux_params}, data)
+        if len(shape) != 2:
+            raise DataError(f"{model}: output {EMBEDDING} has shape {shape} for images of {data[2]}x{data[3]} pixels; "
+                            "expected (N, emb_size)")
+        self.emb_size = shape[1]
         inputs = set(symbol.list_inputs())
         params = [{name: array.copy() for name, array in part.items() if name in inputs}
                   for part in (arg_params, aux_params)]
-        symbol, *self._params = graph.for_inference(symbol, *params, data=data)
-        self._symbols = {str(device): graph.for_device(symbol, device, training=False, data=data)
-                         for device in self._devices}
-        self._executors = {}
+        self._model, self._executors = model, {}
+        with naming(model):
+            symbol, *self._params = graph.for_inference(symbol, *params, data=data)
+            self._symbols = {str(device): graph.for_device(symbol, device, training=False, data=data)
+                             for device in self._devices}
 
     def __call__(self, images):
         """Embed `images`, (N, 3, H, W) uint8 RGB; returns (N, emb_size) float32, not normalised.
 
         The last batch is filled up with the images before it, as the original does (a GNAP head averages over the
-        batch). Raises UserError for images of another shape or type.
+        batch). Raises UserError for images of another shape or type, DataError for a network that MXNet cannot run.
         """
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[1:] != (3,) + self.image_shape or images.dtype != np.uint8:
@@ -58,11 +63,12 @@ class Embedder:
         embeddings = np.empty((len(images), self.emb_size), np.float32)
         size = min(len(images), self.batch_size)
         stops = [min(start + size, len(images)) for start in range(0, len(images), size or 1)]
-        for first in range(0, len(stops), len(self._devices)):
-            group = stops[first:first + len(self._devices)]
-            outputs = [self._forward(position, images[stop - size:stop]) for position, stop in enumerate(group)]
-            for stop, output in zip(group, outputs):
-                embeddings[stop - size:stop] = output.asnumpy()
+        with naming(self._model):
+            for first in range(0, len(stops), len(self._devices)):
+                group = stops[first:first + len(self._devices)]
+                outputs = [self._forward(position, images[stop - size:stop]) for position, stop in enumerate(group)]
+                for stop, output in zip(group, outputs):
+                    embeddings[stop - size:stop] = output.asnumpy()
         return embeddings
 
     def _forward(self, position, images):
@@ -88,24 +94,3 @@ def embedding_of(symbol, model="the symbol"):
     if EMBEDDING not in internals.list_outputs():
         raise DataError(f"{model}: the network has no output named {EMBEDDING!r}; is it a face embedding network?")
     return internals[EMBEDDING]
-
-
-def _check_shapes(model, symbol, params, data):
-    """Hold the parameters against the symbol; returns the embedding size."""
-    size = f"images of {data[2]}x{data[3]} pixels"
-    if "data" not in symbol.list_arguments():
-        raise DataError(f"{model}: the network has no input named 'data'; is it a face embedding network?")
-    try:  # partial: the other form prints to the terminal
-        arg_shapes, outputs, aux_shapes = symbol.infer_shape_partial(data=data)
-    except mx.base.MXNetError as error:
-        raise DataError(f"{model}: does not take {size} ({reason(error)})") from error
-    expected = dict(zip(symbol.list_arguments() + symbol.list_auxiliary_states(), arg_shapes + aux_shapes))
-    for name, shape in expected.items():
-        if name != "data" and name not in params:
-            raise DataError(f"{model}: has no array {name!r}, which the network needs")
-        if name != "data" and params[name].shape != shape:
-            raise DataError(f"{model}: array {name!r} has shape {params[name].shape}, the symbol expects {shape} "
-                            f"for {size}")
-    if len(outputs[0]) != 2:
-        raise DataError(f"{model}: output {EMBEDDING} has shape {outputs[0]} for {size}; expected (N, emb_size)")
-    return outputs[0][1]

@@ -1,7 +1,9 @@
 """Files are written to a temporary name and moved into place, so that nothing half-written is ever seen."""
 import csv
 import io
+import json
 import os
+import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,18 +62,76 @@ def new_folder(output):
         raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
 
 
-def read_bytes(path):
-    """The bytes of a file. Raises DataError where it is missing or cannot be read."""
+def open_plain(path, buffering=-1):
+    """Open a file to read its bytes. Raises DataError where it is missing, cannot be read or is no plain file: nobody
+    may ever write to a pipe, and a device such as /dev/zero has no end."""
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        file = open(path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DataError(f"{path}: cannot be read: it is a device or a pipe; expected a plain file")
+    return file
+
+
+def read_bytes(path):
+    """The bytes of a file. Raises DataError as `open_plain` does, and where the system cannot read on."""
+    with open_plain(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_text(path):
+    """The text of a file. Raises DataError as `read_bytes` does, and where it is no UTF-8 or has zeros in it."""
+    data = read_bytes(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text in UTF-8: {error.reason} at byte {error.start}") from error
+    if "\0" in text:
+        raise DataError(f"{path}: not a text: a zero at byte {data.index(0)}")
+    return text
+
+
+def read_json(path, kind):
+    """What a JSON file holds, which must be of a kind: dict or list. Raises DataError as `read_text` does, and for
+    anything else."""
+    try:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise DataError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}, found "
+                        f"{type(value).__name__}")
+    return value
+
+
+def read_csv(path):
+    """A CSV file with a head: its columns, a list of str, and an iterator of (line number, row: dict).
+
+    Raises DataError as `read_text` does, and, with the line, for what is no CSV; the iterator does so too.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+
+    def rows():
+        try:
+            yield reader.fieldnames
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise DataError(f"{path} line {reader.line_num}: not CSV: {error}") from error
+
+    rows = rows()
+    return next(rows) or [], rows
 
 
 def write_text(path, text):
-    """Write `text` to `path` as UTF-8, whole or not at all."""
+    """Write `text` to `path` as UTF-8, whole or not at all; a name's bytes that are none are written as \\udcff."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(path, rows):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from common.cores import cpu_count
 from common.errors import DataError, UserError
 from common.face_align import DegenerateLandmarks, align, template
-from common.files import read_bytes, replacing, write_text
+from common.files import open_plain, read_json, replacing, write_text
 from datasets.images import SUFFIXES, UnreadableImage, cover, decode_bgr, read_image
 from datasets.landmarks import COLUMNS, LandmarkTable
 
@@ -158,10 +158,12 @@ def _begin(settings, output, landmarks, overwrite):
 
 def _check_same(path, told):
     try:
-        before = json.loads(read_bytes(path))
-        differ = [name for name in told if before[name] != told[name]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged; choose a new folder, or begin anew with --overwrite") from error
+        before = read_json(path, dict)
+        if not set(told) <= set(before):
+            raise DataError(f"{path}: damaged")
+    except DataError as error:
+        raise DataError(f"{error}; choose a new folder, or begin anew with --overwrite") from error
+    differ = [name for name in told if before[name] != told[name]]
     if differ:
         raise UserError(f"{path.parent}: was begun with {differ[0]} {before[differ[0]]}, now it is {told[differ[0]]}; "
                         "choose a new folder, or begin anew with --overwrite")
@@ -170,6 +172,7 @@ def _check_same(path, told):
 def _cut_half_line(path):
     """Leave whole lines of a landmark file that a killed run was writing, its first line at least."""
     if path.exists():
+        open_plain(path).close()
         with open(path, "r+b") as file:
             start = max(0, file.seek(0, os.SEEK_END) - 2 ** 16)
             file.seek(start)

@@ -55,8 +55,9 @@ class ImageSet:
 
         progress: show a bar; None: in a terminal only. Raises DataError for a damaged record.
         """
-        rows = tqdm(range(len(self)), unit="image", desc="labels", disable=None if progress is None else not progress)
-        return np.fromiter((self.label(row) for row in rows), np.int64, len(self))
+        with tqdm(range(len(self)), unit="image", desc="labels",
+                  disable=None if progress is None else not progress) as rows:
+            return np.fromiter((self.label(row) for row in rows), np.int64, len(self))
 
     def identities(self):
         """Which identity each image is of, (len,) integers, numbered from 0.

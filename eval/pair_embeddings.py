@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from common.arrays import open_array
 from common.embeddings import ahead, normalise
-from common.errors import unknown_name
+from common.errors import DataError, unknown_name
 from common.files import replacing
 from datasets.embedding_store import hash_model
 from eval.embeddings import mirrored
@@ -92,7 +93,6 @@ class EmbeddingCache:
 def _load(path):
     """A kept array; None where there is none, and where it is damaged: it can be computed again."""
     try:
-        found = np.load(str(path), allow_pickle=False)
-        return found if found.ndim == 3 else None
-    except (OSError, ValueError, EOFError):
+        return np.array(open_array(path, (None, None, None)))
+    except DataError:
         return None

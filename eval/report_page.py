@@ -9,6 +9,7 @@ from common.errors import DataError
 from common.files import read_bytes
 from common.machine import commit
 from common.pages import Markup, data_uri, escape, number, page, table
+from datasets.images import decode_bgr
 from eval import plots
 
 _LARGE, _WIDEST = 200_000, 1250  # bytes from which a picture is encoded anew; pixels that it then has across at most
@@ -202,9 +203,7 @@ def _picture(folder, file, caption):
 def _shrunk(path):
     """The bytes of a picture, encoded anew where they are many, and its width as it was."""
     encoded = read_bytes(path)
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
-    if image is None:
-        raise DataError(f"{path}: no picture that can be decoded")
+    image = decode_bgr(encoded, path)
     width = image.shape[1]
     if len(encoded) <= _LARGE:
         return encoded, width

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common.checkpoint import params_path, parse_model
 from common.errors import DataError, UserError
-from common.files import read_bytes, write_text
+from common.files import open_plain, read_csv, read_json, write_text
 from common.machine import commit, machine, versions
 
 RESULTS = "results.json"
@@ -71,9 +71,9 @@ def _command():
 def _training(folder):
     """Network, loss and data set, of the settings that the training left beside its model."""
     try:
-        settings = json.loads(Path(folder, "settings.json").read_text(encoding="utf-8"))
+        settings = read_json(Path(folder, "settings.json"), dict)
         return dict(network=settings["network"], loss=settings["loss"], training_data=settings["dataset"])
-    except (OSError, ValueError, KeyError, TypeError):  # a model from elsewhere
+    except (DataError, KeyError):  # a model from elsewhere
         return {}
 
 
@@ -81,7 +81,7 @@ def hash_file(path):
     """SHA-256 of a file's bytes, in hexadecimal. Raises DataError where it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             for block in iter(lambda: file.read(_BLOCK), b""):
                 digest.update(block)
     except OSError as error:
@@ -96,12 +96,7 @@ def write_results(output, entries):
 
 def read_results(path):
     """The entries of a results.json. Raises DataError, naming the line or the entry, for anything else."""
-    try:
-        entries = json.loads(read_bytes(path).decode())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: expected a list of entries, found {type(entries).__name__}")
+    entries = read_json(path, list)
     for number, entry in enumerate(entries, 1):
         if not _is_entry(entry):
             raise DataError(f"{path}: entry {number} is no result of an evaluation as eval/ writes it now; evaluate "
@@ -116,7 +111,8 @@ def _is_entry(entry):
                 and isinstance(entry["trace"].get("files", {}), dict)
                 and all(isinstance(found["columns"], list) and all(isinstance(row, list) for row in found["rows"])
                         and isinstance(found["title"], str) for found in entry["tables"])
-                and all(isinstance(found[name], str) for found in entry["pictures"] for name in ("file", "caption")))
+                and all(isinstance(found[name], str) for found in entry["pictures"] for name in ("file", "caption"))
+                and not any({"..", "/"} & {*Path(found["file"]).parts} for found in entry["pictures"]))
     except (KeyError, TypeError):
         return False
 
@@ -143,10 +139,12 @@ def append_record(path, entry):
                   data_sha256=" ".join(trace.get("files", {}).values()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+", encoding="utf-8", newline="") as file:
+        if path.exists():
+            open_plain(path).close()  # a device is not appended to
+        with open(path, "a+", encoding="utf-8", errors="replace", newline="") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            head = file.readline()
+            head = file.readline(_BLOCK)
             if head and head.rstrip("\n").split(",") != list(_COLUMNS):
                 raise UserError(f"{path}: not a table of evaluations; its first line should be {','.join(_COLUMNS)}")
             file.write("" if head else _row(_COLUMNS))
@@ -159,12 +157,12 @@ def read_records(path):
     """The rows of such a CSV, dicts, with `figures` as a dict name -> number or None. Raises DataError for any other
     file."""
     try:
-        rows = list(csv.DictReader(io.StringIO(read_bytes(path).decode(), newline="")))
+        rows = [row for _, row in read_csv(path)[1]]
         for row in rows:
             row["figures"] = {name: float(value) if value else None
                               for name, value in re.findall(r"([^= ][^=]*)=(\S*)", row["figures"])}
         return rows
-    except (ValueError, KeyError, AttributeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a table of evaluations: {error}") from error
 
 

@@ -6,7 +6,7 @@ from typing import Dict, List, NamedTuple
 import numpy as np
 
 from common.errors import DataError
-from common.files import read_bytes
+from common.files import read_bytes, read_json
 
 LOG = "train.jsonl"
 _NUMBERS = {  # event: what it must hold as a number
@@ -45,8 +45,11 @@ def read_training(folder):
 
 def read_events(path):
     """The events of a log, a list of dict; those of other kinds are left out, as is a last line still being written."""
+    *lines, unfinished = read_bytes(path).split(b"\n")
+    if not b"{\"event\"".startswith(unfinished[:8]):
+        lines.append(unfinished)
     events = []
-    for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], 1):
+    for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line.decode())
             numbers = _NUMBERS.get(event["event"])
@@ -57,7 +60,7 @@ def read_events(path):
                     and isinstance(event.get("trace", {}), dict)):
                 events.append(event)
                 continue
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         raise DataError(f"{path} line {number}: no event of a training; mend or remove that line")
     return events
@@ -91,10 +94,4 @@ def _columns(events, kind, target=None):
 def _read_settings(path):
     if not path.exists():
         return {}
-    try:
-        settings = json.loads(read_bytes(path).decode())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise DataError(f"{path}: expected a JSON object of settings, found {type(settings).__name__}")
-    return settings
+    return read_json(path, dict)

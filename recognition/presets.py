@@ -8,8 +8,8 @@ from pathlib import Path
 
 from easydict import EasyDict
 
-from common.errors import DataError, UserError, unknown_name
-from common.files import write_text
+from common.errors import UserError, unknown_name
+from common.files import read_json, write_text
 
 NAMES = ("dataset", "network", "loss")  # these choose the other presets, and are parsed first
 SETTINGS = {  # key: (default, what it is)
@@ -79,17 +79,18 @@ def own_settings(network, loss):
             **network_settings(network)}
 
 
-def resolve(own, config, typed):
-    """Put the layers over each other. own: see `own_settings`; config, typed: dicts of what the file and the flags say.
+def resolve(own, config, typed, path=""):
+    """Put the layers over each other. own: see `own_settings`; config, typed: dicts of what the file and the flags say;
+    path: of the file.
 
     Returns an EasyDict with every key. Raises UserError for a key that is no setting and for a value it cannot have.
     """
     settings = {**{key: default for key, (default, _) in SETTINGS.items()}, **own}
     unknown = set(config) - set(settings)
     if unknown:
-        raise unknown_name("setting in the config file", min(unknown), settings)
+        raise unknown_name(f"setting in the config file {path}", min(unknown), settings)
     for key, value in config.items():
-        _check_kind(key, value, settings[key])
+        _check_kind(path, key, value, settings[key])
     resolved = EasyDict({**settings, **config, **typed})
     for key, least in _LEAST.items():
         if resolved.get(key, least) < least:
@@ -108,10 +109,13 @@ def resolve(own, config, typed):
     return resolved
 
 
-def _check_kind(key, value, default):
+def _check_kind(path, key, value, default):
     kinds = {float: (float, int), tuple: (tuple, list), list: (tuple, list)}
-    if not isinstance(value, kinds.get(type(default), type(default))):
-        raise UserError(f"config file: {key} is {value!r}; expected something like {default!r}")
+    fits = isinstance(value, kinds.get(type(default), type(default)))
+    if isinstance(default, (tuple, list)):
+        fits = fits and all(isinstance(item, type(default[0])) for item in value)
+    if not fits:
+        raise UserError(f"config file {path}: {key} is {value!r}; expected something like {default!r}")
 
 
 def add_flags(parser, keys, own=None):
@@ -143,18 +147,8 @@ def _whole_numbers(text):
 
 
 def read_config(path):
-    """Read a config file, a JSON object. Raises UserError or DataError where it is missing or something else."""
-    if not path:
-        return {}
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"--config {path}: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise DataError(f"--config {path}: expected a JSON object of settings, found {type(config).__name__}")
-    return config
+    """Read a config file, a JSON object. Raises DataError where it is missing or something else."""
+    return read_json(path, dict) if path else {}
 
 
 def lr_steps(text):
