@@ -102,10 +102,7 @@ class ImageGuard(Callback):
         self._bad_images.tell = partial(self._tell, trainer)
 
     def _tell(self, trainer, number, why):
-        text = f"warning: {why}; another image stands in for it"
-        if trainer.workers.rank:  # its log is silent
-            print(f"worker {trainer.workers.rank}: {text}", flush=True)
-        self._log.line(text)
+        _say(self._log, trainer, f"warning: {why}; another image stands in for it")
         self._log.record("bad_image", step=trainer.steps, target=str(number), record=number, reason=why)
 
     def state(self):
@@ -221,5 +218,12 @@ class Guards:
         if self.bad_images:
             images, replaced = len(self.bad_images.reasons), self.bad_images.replaced
             whose = " of this worker" if trainer.workers.size > 1 else ""
-            log.line(f"damaged images{whose}: {images:,}, in whose place others were read {replaced:,} times")
+            _say(log, trainer, f"damaged images{whose}: {images:,}, in whose place others were read {replaced:,} times")
             log.record("bad_images", step=trainer.steps, images=images, replaced=replaced)
+
+
+def _say(log, trainer, text):
+    """Say what each worker has to say of its own; the log of all but the first is silent."""
+    if trainer.workers.rank:
+        print(text, flush=True)
+    log.line(text)
