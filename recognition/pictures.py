@@ -8,7 +8,7 @@ import numpy as np
 from common.errors import DataError, UserError
 from datasets.alignment import walk
 from datasets.images import SUFFIXES, read_image
-from datasets.recordio import RecordReader, frame_sizes, read_index
+from datasets.recordio import RecordReader, read_index
 from datasets.training_set import IDENTITY_SIZE
 
 
@@ -56,8 +56,7 @@ class Records:
 
     def __init__(self, path):
         self._reader = RecordReader(path)
-        numbers, offsets = read_index(Path(path).with_suffix(".idx"), self._reader.size)
-        sizes = frame_sizes(offsets, self._reader.size)
+        numbers, offsets, sizes = read_index(Path(path).with_suffix(".idx"), self._reader.size)
         chosen = np.argsort(numbers, kind="stable")
         chosen = chosen[sizes[chosen] != IDENTITY_SIZE]
         if not len(chosen):
