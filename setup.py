@@ -11,6 +11,7 @@ CUDA_LIBRARIES = [  # what the CUDA wheels load beside the driver; see README, "
     "nvidia-cufft-cu11", "nvidia-cusolver-cu11", "nvidia-cusparse-cu11", "nvidia-curand-cu11",
     "nvidia-cuda-nvrtc-cu11", "nvidia-nvtx-cu11",
 ]
+ONNX = ["onnx>=1.12", "onnxruntime>=1.12"]
 
 setup(
     name="arcface-mxnet",
@@ -34,6 +35,7 @@ setup(
         "cuda-libraries": CUDA_LIBRARIES,
         "faiss": ["faiss-cpu>=1.7"],  # eval/megaface.py --index
         "horovod": ["horovod==0.28.1"],  # built against MXNet, see docs/many-machines.md
-        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.5"],
+        "onnx": ONNX,  # recognition/export.py --format onnx, --backend onnxruntime
+        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.5", *ONNX],
     },
 )

@@ -51,7 +51,8 @@ LOSSES = {  # row: its flags
     "atriplet": ["atriplet", "--per-batch-size", "30"],
     "contrastive": ["contrastive"],
 }
-_NETWORK = ["--network", "y1", "--net-blocks", "1,1,1,1", "--per-batch-size", "32"]
+PER_BATCH_SIZE = 32
+_NETWORK = ["--network", "y1", "--net-blocks", "1,1,1,1", "--per-batch-size", PER_BATCH_SIZE]
 
 
 def score(flags, seed, folder, steps):
@@ -67,15 +68,14 @@ def score(flags, seed, folder, steps):
     return found["accuracy"], next(point["tar"] for point in found["tar_at_far"] if point["asked_far"] == 1e-3)
 
 
-def prepare(data, folder):
-    """Make <folder>/training and <folder>/packs, apart: training itself need not verify."""
-    if data == "rendered":
-        one_thread(f"{folder}/log", "datasets/render.py", "--output", f"{folder}/training", "--pairs", 4000)
-        Path(folder, "packs").mkdir()
-        for pack in Path(folder, "training").glob("*.bin"):
-            pack.rename(Path(folder, "packs", pack.name))
-        return
-    prepare_faces(folder)
+def prepare(data, folder, *flags):
+    """Make <folder>/training and <folder>/packs, apart: training itself need not verify. flags: of render.py."""
+    if data != "rendered":
+        return prepare_faces(folder)
+    one_thread(f"{folder}/log", "datasets/render.py", "--output", f"{folder}/training", "--pairs", 4000, *flags)
+    Path(folder, "packs").mkdir()
+    for pack in Path(folder, "training").glob("*.bin"):
+        pack.rename(Path(folder, "packs", pack.name))
 
 
 def row(data, name, found, steps):

@@ -19,14 +19,15 @@ _PLACE = re.compile(r"(<!-- (results/[\w-]+\.csv) -->\n).*?(<!-- end -->)", re.D
 
 
 def table(path):
-    """A CSV file as a Markdown table; the machine, the same in every row, stands below it."""
+    """A CSV file as a Markdown table; below it stands the machine, of what was measured on one."""
     if not path.is_file():
         raise UserError(f"{path}: no such table; run its benchmark first")
     rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     keys = [key for key in rows[0] if key != "machine"]
     lines = [keys, ["---"] * len(keys), *([row[key] for key in keys] for row in rows)]
-    machines = sorted({row["machine"] for row in rows})
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\nMeasured on: {'; '.join(machines)}.\n"
+    machines = sorted({row["machine"] for row in rows if "machine" in row})
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (f"\nMeasured on: {'; '.join(machines)}.\n"
+                                                                     if machines else "")
 
 
 def fill(text, root=ROOT):

@@ -50,23 +50,26 @@ def write_faces(folder):
 
 
 class Training:
-    """A training by the command, in a folder of its own. flags: those that differ from SMALL."""
+    """A training by the command, in a folder of its own. flags: beside SMALL, and over it.
+
+    Attributes: folder and prefix, of its model; output, the file that what it says goes to.
+    """
 
     def __init__(self, work, name, *flags):
         self._flags = [*SMALL, "--dataset", work / "faces", "--models-root", work / name, *flags]
         self.folder = work / name / "m05-arcface-faces"
-        self.prefix, self._output = self.folder / "model", work / f"{name}.txt"
+        self.prefix, self.output = self.folder / "model", work / f"{name}.txt"
 
     def start(self):
         """Start the command. Returns the process."""
-        with open(self._output, "a") as output:
+        with open(self.output, "a") as output:
             return subprocess.Popen([sys.executable, ROOT / "recognition/train.py", *map(str, self._flags), "--resume"],
                                     stdout=output, stderr=subprocess.STDOUT, env=dict(os.environ, OMP_NUM_THREADS="1"))
 
     def finish(self):
         """Run it to its end. Raises UserError with its last line where it fails."""
         if self.start().wait():
-            raise UserError(f"recognition/train.py: {self._output.read_text().splitlines()[-1]}")
+            raise UserError(f"recognition/train.py: {self.output.read_text().splitlines()[-1]}")
 
     def states(self):
         """Step -> path of the states that are there."""

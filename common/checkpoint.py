@@ -7,6 +7,7 @@ import json
 import os
 import re
 import struct
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,54 @@ _LIST_MAGIC = 0x112
 _ARRAY_V1, _ARRAY_V2, _ARRAY_V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 _DTYPES = dict(enumerate(map(np.dtype, ("f4", "f8", "f2", "u1", "i4", "i1", "i8", "?"))))  # by MXNet's numbers
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
+_FOREIGN = re.compile(r"_?Custom.*|_Native|_NDArray|_NoGradient|_CachedOp.*|_foreach|_while_loop|_cond|_sg_.*|.*_cv.*|"
+                      r"_?imdecode|.*_backward_.*|_contrib_dgl_.*")
+_SIZES = dict(num_group=1, num_filter=1, num_hidden=1, kernel=1, stride=1, dilate=1, pad=0)  # attribute: the least
+_MOST = 1 << 24
+_MOST_MAPS = 512  # numbers that a layer makes of a pixel; 172 is the most of all networks here
 _MODEL = re.compile(r"(.+),\s*(\d{1,9})\s*", re.DOTALL)
+_ONNX_MODEL = re.compile(r"(.+?)(?:-(\d{4,9}))?\.onnx", re.DOTALL)
+
+
+def is_onnx(model):
+    """Whether a model's name is the path of an ONNX file."""
+    return str(model).endswith(".onnx")
 
 
 def parse_model(model):
-    """Split 'prefix,epoch' into (prefix, epoch number). Raises UserError for anything else."""
-    found = _MODEL.fullmatch(model)
+    """Split 'prefix,epoch' or '<prefix>-<epoch>.onnx' into (prefix, epoch number; 0 where an ONNX file tells none).
+
+    Raises UserError for anything else.
+    """
+    found = (_ONNX_MODEL if is_onnx(model) else _MODEL).fullmatch(model)
     if not found:
         raise UserError(f"model {model!r}: expected PREFIX,EPOCH, for instance ./models/r100,1")
-    return found[1], int(found[2])
+    return found[1], int(found[2] or 0)
+
+
+def onnx_path(model):
+    """The path under which recognition/export.py writes a model, <prefix>-<epoch>.onnx. model: 'prefix,epoch'."""
+    return params_path(*parse_model(model)).with_suffix(".onnx")
+
+
+def on_backend(model, backend):
+    """The name of a model as `backend` runs it: for onnxruntime the path of its ONNX file, else `model` itself.
+
+    model: 'prefix,epoch', or the path of an ONNX file, which is onnxruntime's in any case. Raises UserError where that
+    file is missing.
+    """
+    if backend != "onnxruntime" or is_onnx(model):
+        return model
+    path = onnx_path(model)
+    if not path.is_file():
+        raise UserError(f"model {model}: no file {path} for --backend onnxruntime; write it with: "
+                        f"python recognition/export.py --model {model} --format onnx")
+    return str(path)
+
+
+def weights_path(model):
+    """The file that holds a model's weights: its parameter file, or the ONNX file."""
+    return Path(model) if is_onnx(model) else params_path(*parse_model(model))
 
 
 def params_path(prefix, epoch):
@@ -77,7 +117,7 @@ def write_arrays(file, arrays):
     for array in arrays.values():
         head = struct.pack(f"<Iii{array.ndim}q", _ARRAY_V2, 0, array.ndim, *array.shape)  # 0: dense
         file.write(head + struct.pack("<iii", 1, 0, _KINDS[np.dtype(array.dtype)]))  # 1, 0: the device cpu(0)
-        file.write(array.asnumpy().tobytes())
+        file.write(array.asnumpy().reshape(-1))  # as it lies in memory, without a copy
     file.write(struct.pack("<Q", len(arrays)))
     for name in map(str.encode, arrays):
         file.write(struct.pack("<Q", len(name)) + name)
@@ -90,6 +130,8 @@ def load(model):
     Raises UserError for a bad name or a missing file (the epochs that are there are listed), DataError for a damaged
     one and for parameters that do not go with the symbol.
     """
+    if is_onnx(model):
+        raise UserError(f"model {model}: an ONNX file, where a checkpoint is needed: PREFIX,EPOCH")
     prefix, epoch = parse_model(model)
     path = params_path(prefix, epoch)
     if not os.path.isfile(path):
@@ -110,6 +152,9 @@ def load_symbol(path):
         raise DataError(f"{path}: not a symbol file: {error}") from error
     if not isinstance(graph, dict) or not graph.get("nodes") or not graph.get("heads"):
         raise DataError(f"{path}: not a symbol file: expected JSON with 'nodes' and 'heads'")
+    damage = next(filter(None, map(_wrong_node, _nodes(graph))), None)
+    if damage:
+        raise DataError(f"{path}: {damage}")
     try:
         symbol = mx.sym.load_json(json.dumps(graph))
         damage = _wrong_edge(symbol)
@@ -119,6 +164,27 @@ def load_symbol(path):
         raise DataError(f"{path}: damaged: {damage}")
     sums.check(path, data)
     return symbol
+
+
+def _nodes(graph):
+    """The nodes that are dicts; MXNet refuses others."""
+    return (node for node in graph["nodes"] if isinstance(node, dict)) if isinstance(graph["nodes"], list) else ()
+
+
+def _wrong_node(node):
+    """What a node has that no network needs, as text, or None: MXNet would run what it names, or divide by zero."""
+    name = f"node {str(node.get('name'))[:60]!r}"
+    if _FOREIGN.fullmatch(str(node.get("op"))):
+        return f"{name}: operator {node['op'][:60]}, which runs what is not in the graph; nothing of it was run"
+    if node.get("subgraphs"):
+        return f"{name}: a graph inside the graph; expected a plain network"
+    parts = [node[part] for part in ("attrs", "attr", "param") if isinstance(node.get(part), dict)]  # names over time
+    attrs = {key: value for part in parts for key, value in part.items()}
+    for key, least in _SIZES.items():
+        numbers = re.findall(r"-?\d+", str(attrs.get(key, "")))
+        if not all(len(number) < 9 and least <= int(number) <= _MOST for number in numbers):
+            return f"{name}: {key} is {str(attrs[key])[:60]}; expected whole numbers from {least} to {_MOST}"
+    return None
 
 
 def _wrong_edge(symbol):
@@ -143,6 +209,9 @@ def load_params(path):
         kind, _, rest = name.partition(":")
         if kind not in params or not rest:
             raise DataError(f"{path}: array {name!r}: expected a name that begins with arg: or aux:")
+        if not np.isfinite(array).all():
+            raise DataError(f"{path}: array {name!r} holds numbers that are not finite; is the file damaged, or has "
+                            "the training diverged?")
         params[kind][rest] = mx.nd.array(array, dtype=array.dtype)
     return params["arg"], params["aux"]
 
@@ -154,6 +223,38 @@ def _check_complete(symbol, arg_params, aux_params, path):
     if missing:
         raise DataError(f"{path}: {len(missing)} arrays of the symbol are missing, the first is {missing[0]!r}; "
                         "is it of another network?")
+
+
+def check_shapes(model, symbol, params, data):
+    """Hold parameters against a symbol with the input `data`.
+
+    model: what messages call it; params: dict name -> NDArray; data: shape of the input, (1, C, H, W). Returns the
+    shapes of the outputs. Raises DataError for parameters that are missing, of another shape or no floats, and for a
+    graph that cannot take such images, or only with far more memory than any network needs.
+    """
+    size = f"images of {data[2]}x{data[3]} pixels"
+    if "data" not in symbol.list_arguments():
+        raise DataError(f"{model}: the network has no input named 'data'; is it a face embedding network?")
+    try:  # partial: the other form prints to the terminal
+        arg_shapes, outputs, aux_shapes = symbol.infer_shape_partial(data=data)
+        internals = symbol.get_internals()
+        sizes = dict(zip(internals.list_outputs(), map(prod, internals.infer_shape_partial(data=data)[1])))
+    except mx.base.MXNetError as error:
+        raise DataError(f"{model}: does not take {size} ({reason(error)})") from error
+    expected = dict(zip(symbol.list_arguments() + symbol.list_auxiliary_states(), arg_shapes + aux_shapes))
+    for name, numbers in sizes.items():
+        if name not in expected and numbers > _MOST_MAPS * data[2] * data[3]:
+            raise DataError(f"{model}: {name} comes to {numbers} numbers for an image; expected at most {_MOST_MAPS} "
+                            "for each pixel")
+    for name in set(expected) - {"data"}:
+        if name not in params:
+            raise DataError(f"{model}: has no array {name!r}, which the network needs")
+        if params[name].shape != expected[name]:
+            raise DataError(f"{model}: array {name!r} has shape {params[name].shape}, the symbol expects "
+                            f"{expected[name]} for {size}")
+        if np.dtype(params[name].dtype).kind != "f":
+            raise DataError(f"{model}: array {name!r} is of {np.dtype(params[name].dtype)}; expected floats")
+    return outputs
 
 
 def read_arrays(path):

@@ -2,8 +2,11 @@
 import argparse
 import os
 import sys
+import traceback
 
 from common.errors import UserError
+
+_LONGEST = 900  # letters of a line of error
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -27,21 +30,44 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def _line(text):
-    return " ".join(text.splitlines())  # a name typed by a user may hold a line's end
+    """Text as one line that a terminal can show: a name may hold a line's end, or what moves the cursor."""
+    line = " ".join(text.splitlines())
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def run(main):
-    """Run `main` as a command and exit: 0, its own code, 2 with one line for a UserError, 130 for Ctrl-C."""
+    """Run `main` as a command and exit: 0, its own code, 2 with one line for a UserError and for what the system
+    refuses, 130 for Ctrl-C."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # whatever bytes the name of a file is made of
     try:
         code = main()
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141  # as a shell says it
     except UserError as error:
-        print(_line(f"error: {error}"), file=sys.stderr)
-        code = 2
+        code = _fail(error, str(error))
+    except OSError as error:  # what no function expected, and the standard output, which has no name
+        code = _fail(error, f"{error.filename or 'the system cannot read or write'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         code = 130
+    _flush()
     sys.exit(code)
+
+
+def _fail(error, text):
+    while error is not None:  # bars that generators hold open end here, so that the error gets a line of its own
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+    print(_line(f"error: {text}"), file=sys.stderr)
+    return 2
+
+
+def _flush():
+    """What cannot be written any more is dropped, for the interpreter would complain of it once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,12 +1,17 @@
 """Flags that commands share which run a network."""
 from argparse import ArgumentTypeError
 
+BACKENDS = ("mxnet", "onnxruntime")
+
 
 def add_device_flags(parser):
-    """Add --gpu, as the original has it, and --devices."""
+    """Add --gpu, as the original has it, --devices, and --backend, for `common.checkpoint.on_backend`."""
     parser.add_argument("--gpu", type=int, help="number of the GPU to use, -1 for the CPU; the same as --devices gpuN")
     parser.add_argument("--devices", default="", help="devices with commas between, such as gpu0,gpu1 or cpu; empty: "
                         "all GPUs, else the CPU")
+    parser.add_argument("--backend", choices=BACKENDS, default="mxnet", help="what runs the network; onnxruntime: "
+                        "PREFIX-EPOCH.onnx of recognition/export.py, on the CPU (any --model that ends in .onnx is "
+                        "run by it)")
 
 
 def device_names(args):

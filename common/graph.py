@@ -45,7 +45,7 @@ def rewrite(symbol, rules, **shapes):
         is; `node` is the JSON node, `inputs` the rebuilt entries, `shape_of(i)` the shape of input i.
     shapes: input shapes, for instance data=(1, 3, 112, 112). Returns the new symbol.
     """
-    graph, shape_by_entry = json.loads(symbol.tojson()), _output_shapes(symbol, shapes)
+    graph, shape_by_entry = json.loads(symbol.tojson()), output_shapes(symbol, shapes)
     builder, entries = _Builder(), []
     uses = Counter(entry[0] for node in graph["nodes"] + [dict(inputs=graph["heads"])] for entry in node["inputs"])
     for number, node in enumerate(graph["nodes"]):
@@ -73,8 +73,8 @@ def _moved(entries, entry):
     return [entries[number][0], entries[number][1] + output, version]
 
 
-def _output_shapes(symbol, shapes):
-    """Shape of every output, as dict (node number, output number) -> shape."""
+def output_shapes(symbol, shapes):
+    """Shape of every output, as dict (node number, output number) -> shape. shapes: dict input name -> shape."""
     internals = symbol.get_internals()
     known = {name: shape for name, shape in shapes.items() if name in symbol.list_arguments()}
     _, outputs, _ = internals.infer_shape(**known)

@@ -43,10 +43,10 @@ class RunLog:
                 self._open()
             self._files[name].write(text)
             self._failing = False
-        except OSError as error:
+        except (OSError, UserError) as error:
             if not self._failing:
-                _say(f"warning: {self._folder / name}: cannot be written: {error.strerror}; the run goes on, and what "
-                     "it says is on the terminal alone until it can")
+                _say(f"warning: {self._folder / name}: cannot be written: {getattr(error, 'strerror', error)}; the run "
+                     "goes on, and what it says is on the terminal alone until it can")
             self._failing = True
 
     def line(self, text):
@@ -76,8 +76,11 @@ def check_unused(folder):
     """Raise UserError where a run writes its log into this folder now."""
     path = Path(folder, _TEXT)
     if path.exists():
-        with open(path, "a", encoding="utf-8") as file:
-            _lock(file)
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                _lock(file)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _lock(file):

@@ -1,6 +1,7 @@
 """Where a figure was measured: the machine, the versions, the state of the code."""
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -25,8 +26,11 @@ def machine():
 
 def versions():
     """The versions of what figures hang on: name -> version."""
-    return {"Python": platform.python_version(), "MXNet": mx.__version__, "NumPy": np.__version__,
-            "OpenCV": cv2.__version__}
+    found = {"Python": platform.python_version(), "MXNet": mx.__version__, "NumPy": np.__version__,
+             "OpenCV": cv2.__version__}
+    if "onnxruntime" in sys.modules:  # where it ran the network
+        found["onnxruntime"] = sys.modules["onnxruntime"].__version__
+    return found
 
 
 def commit():

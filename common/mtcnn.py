@@ -9,17 +9,17 @@ import numpy as np
 
 from common import checkpoint, graph
 from common.errors import DataError, UserError
-from common.mxnet_setup import mx, reason
+from common.mxnet_setup import mx, naming
 
 CELL, STRIDE = 12, 2  # what P-net sees of its image for one answer, and how far apart answers are, in pixels
 TILES = (32, 64, 128, 256)  # sides of what P-net is run on: MXNet keeps memory for every shape it meets
 CALL = 3000  # pixels that P-net does in the time that a call takes
 BATCH = 64
-NETS = {  # name -> outputs, shape of the input
-    "det1": (("conv4_1", "conv4_2"), (3, 64, 64)),
-    "det2": (("conv5_1", "conv5_2"), (3, 24, 24)),
-    "det3": (("conv6_1", "conv6_2", "conv6_3"), (3, 48, 48)),
-    "det4": (tuple(f"fc5_{point}" for point in range(1, 6)), (15, 24, 24)),
+NETS = {  # name -> outputs and their shapes, shape of the input
+    "det1": ({"conv4_1": (2, 27, 27), "conv4_2": (4, 27, 27)}, (3, 64, 64)),
+    "det2": ({"conv5_1": (2,), "conv5_2": (4,)}, (3, 24, 24)),
+    "det3": ({"conv6_1": (2,), "conv6_2": (4,), "conv6_3": (10,)}, (3, 48, 48)),
+    "det4": ({f"fc5_{point}": (2,) for point in range(1, 6)}, (15, 24, 24)),
 }
 
 
@@ -132,21 +132,20 @@ class _Net:
 
     def __init__(self, prefix, outputs, shape, device):
         symbol, params, _ = checkpoint.load(f"{prefix},1")
-        internals = symbol.get_internals()
+        internals, self._name = symbol.get_internals(), f"{prefix}: not this network of MTCNN"
         try:
             symbol = mx.sym.Group([internals[f"{name}_output"] for name in outputs])
-            shapes = dict(zip(symbol.list_arguments(), symbol.infer_shape(data=(1, *shape))[0]))
-        except (ValueError, mx.base.MXNetError) as error:
-            raise DataError(f"{prefix}: not this network of MTCNN: {reason(error)}") from error
-        for name in set(shapes) - {"data"}:
-            if params[name].shape != shapes[name]:
-                raise DataError(f"{prefix}: not this network of MTCNN: array {name!r} has shape {params[name].shape}, "
-                                f"expected {shapes[name]}")
+        except ValueError as error:
+            raise DataError(f"{self._name}: {error}") from error
+        found = [output[1:] for output in checkpoint.check_shapes(self._name, symbol, params, (1, *shape))]
+        if found != list(outputs.values()):
+            raise DataError(f"{self._name}: outputs of shapes {found}; expected {list(outputs.values())}")
         data = (mx.sym.var("data") - 127.5) * 0.0078125  # -1 to 1
-        symbol = graph.for_device(symbol(data=data), device, training=False, data=(1, *shape))
-        self._block = mx.gluon.SymbolBlock(symbol, [mx.sym.var("data", dtype="uint8")])
-        for name, parameter in self._block.collect_params().items():
-            parameter._load_init(params[name], device)
+        with naming(self._name):
+            symbol = graph.for_device(symbol(data=data), device, training=False, data=(1, *shape))
+            self._block = mx.gluon.SymbolBlock(symbol, [mx.sym.var("data", dtype="uint8")])
+            for name, parameter in self._block.collect_params().items():
+                parameter._load_init(params[name], device)
         self._device, self._shape = device, shape
 
     def __call__(self, images):
@@ -159,8 +158,9 @@ class _Net:
     def _forward(self, images):
         filled = np.zeros((1 << (len(images) - 1).bit_length(), *images.shape[1:]), np.uint8)
         filled[:len(images)] = images
-        outputs = self._block(mx.nd.array(filled, self._device, np.uint8))
-        return [output.asnumpy()[:len(images)] for output in outputs]
+        with naming(self._name):
+            outputs = self._block(mx.nd.array(filled, self._device, np.uint8))
+            return [output.asnumpy()[:len(images)] for output in outputs]
 
 
 def _planes(images):

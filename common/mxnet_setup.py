@@ -8,10 +8,11 @@ import os
 import platform
 import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.cores import cpu_count
-from common.errors import UserError
+from common.errors import DataError, UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt
 
@@ -108,6 +109,15 @@ def reason(error):
     text = str(error).strip() or type(error).__name__
     found = re.findall(r"MXNetError: (.*)", text)
     return (found or text.splitlines())[-1].strip()
+
+
+@contextmanager
+def naming(model):
+    """Tell what MXNet refuses of a network, as a DataError with the model's name."""
+    try:
+        yield
+    except RuntimeError as error:  # MXNetError is one; binding a graph raises a plain one
+        raise DataError(f"{model}: MXNet cannot run this network: {reason(error)}") from error
 
 
 _numpy()

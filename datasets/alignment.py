@@ -20,7 +20,7 @@ from tqdm import tqdm
 from common.cores import cpu_count
 from common.errors import DataError, UserError
 from common.face_align import DegenerateLandmarks, align, template
-from common.files import read_bytes, replacing, write_text
+from common.files import open_plain, read_json, replacing, write_text
 from datasets.images import SUFFIXES, UnreadableImage, cover, decode_bgr, read_image
 from datasets.landmarks import COLUMNS, LandmarkTable
 
@@ -71,7 +71,7 @@ def align_folder(folder, output, landmarks=None, detector=None, image_size=(112,
     folder, output = Path(folder), Path(output)
     _check(settings, folder, output, landmarks)
     given = None if landmarks is None else LandmarkTable(landmarks)
-    total = sum(1 for _ in _walk(folder))
+    total = sum(1 for _ in walk(folder))
     if not total:
         raise DataError(f"{folder}: no photographs; expected {', '.join(SUFFIXES)} in it or its sub-folders")
     known = _begin(settings, output, landmarks, overwrite)
@@ -102,9 +102,14 @@ def _check(settings, folder, output, landmarks):
 
 @lru_cache(maxsize=1)
 def _detector(settings):
+    return open_detector(settings.detector, settings.min_size, settings.thresholds)
+
+
+def open_detector(folder, min_size=40, thresholds=(0.6, 0.7, 0.7)):
+    """A `common.mtcnn.Detector`, without what MXNet says of each of its old symbols."""
     from common.mtcnn import Detector
-    with _silenced():  # MXNet says of each old symbol that it is one, in every process
-        return Detector(settings.detector, settings.min_size, settings.thresholds)
+    with _silenced():
+        return Detector(folder, min_size, thresholds)
 
 
 @contextmanager
@@ -120,7 +125,7 @@ def _silenced():
         os.close(nowhere)
 
 
-def _walk(folder):
+def walk(folder):
     """Photographs below a folder, sorted: (path as text, name of another one whose face takes its place, or None)."""
     for where, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_up(Path(where, name)))
@@ -158,10 +163,12 @@ def _begin(settings, output, landmarks, overwrite):
 
 def _check_same(path, told):
     try:
-        before = json.loads(read_bytes(path))
-        differ = [name for name in told if before[name] != told[name]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged; choose a new folder, or begin anew with --overwrite") from error
+        before = read_json(path, dict)
+        if not set(told) <= set(before):
+            raise DataError(f"{path}: damaged")
+    except DataError as error:
+        raise DataError(f"{error}; choose a new folder, or begin anew with --overwrite") from error
+    differ = [name for name in told if before[name] != told[name]]
     if differ:
         raise UserError(f"{path.parent}: was begun with {differ[0]} {before[differ[0]]}, now it is {told[differ[0]]}; "
                         "choose a new folder, or begin anew with --overwrite")
@@ -170,6 +177,7 @@ def _check_same(path, told):
 def _cut_half_line(path):
     """Leave whole lines of a landmark file that a killed run was writing, its first line at least."""
     if path.exists():
+        open_plain(path).close()
         with open(path, "r+b") as file:
             start = max(0, file.seek(0, os.SEEK_END) - 2 ** 16)
             file.seek(start)
@@ -191,7 +199,7 @@ def _tables(output):
 
 def _to_do(settings, folder, output, given, known, summary, bar):
     """The jobs that are left, in order; what is done already is counted."""
-    for image, namesake in _walk(folder):
+    for image, namesake in walk(folder):
         numbers = None if given is None else given.find(image)
         job = _Job(image, folder / image, (output / image).with_suffix(f".{settings.format}"), numbers,
                    namesake and f"has the name of: {namesake}")

@@ -24,11 +24,12 @@ from common.flags import add_device_flags, device_names, positive
 
 
 def embed(args, training_set):
+    from common.checkpoint import on_backend
     from common.devices import get_devices
     from datasets.embedding_store import embed_set
 
-    done = embed_set(args.model, training_set, args.embeddings, get_devices(device_names(args)), args.batch_size,
-                     args.dtype)
+    done = embed_set(on_backend(args.model, args.backend), training_set, args.embeddings,
+                     get_devices(device_names(args)), args.batch_size, args.dtype)
     return [f"{args.embeddings}: {done.embeddings.shape[0]:,} embeddings of {done.embeddings.shape[1]} dimensions"]
 
 
@@ -51,6 +52,7 @@ def merge(args, training_set):
 
 
 def overlap(args, training_set):
+    from common.checkpoint import on_backend
     from common.devices import get_devices
     from datasets import overlap as overlaps
     from datasets.decisions import apply_decisions
@@ -58,8 +60,9 @@ def overlap(args, training_set):
     from datasets.embedding_store import load_embeddings
 
     embedded, output = load_embeddings(args.embeddings, training_set), Path(args.output)
-    found = overlaps.find_overlap(embedded, training_set, args.model, args.test, output, args.drop, args.review,
-                                  args.cut, get_devices(device_names(args)), args.batch_size, args.per_page)
+    found = overlaps.find_overlap(embedded, training_set, on_backend(args.model, args.backend), args.test, output,
+                                  args.drop, args.review, args.cut, get_devices(device_names(args)), args.batch_size,
+                                  args.per_page)
     lines = overlaps.summary(found)
     if args.apply:
         lists = output / "decisions.csv", output / "duplicates.csv"

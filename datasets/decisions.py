@@ -3,15 +3,14 @@
 The head tells what a list is about: `record` (images, by record number), `identity,other` (pairs of identities) or
 `identity` (whole identities); its last column is `decision`. Other columns are for the reader.
 """
-import csv
-import io
+import re
 from pathlib import Path
 from typing import Dict, NamedTuple, Tuple
 
 import numpy as np
 
 from common.errors import DataError
-from common.files import new_folder, read_bytes, write_text
+from common.files import new_folder, read_csv, write_text
 from datasets.cleaned_set import counts_lines, write_cleaned_set
 from datasets.review_pages import REVIEW
 
@@ -68,21 +67,17 @@ def read_decisions(paths):
 
 def _read_list(path):
     """A list's kind, as the columns of its key, and an iterator of (key, decision)."""
-    try:
-        lines = csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig")))
-        head = lines.fieldnames or []
-    except (ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not a list of decisions: {error}") from error
+    head, rows = read_csv(path)
     kind = next((kind for kind in _KINDS if set(kind[0]) <= set(head)), None)
     if kind is None or "decision" not in head:
         raise DataError(f"{path} line 1: found {','.join(head)[:60]!r}; expected columns 'record', 'identity,other' or "
                         "'identity', and 'decision'")
-    return kind[0], (_parse(path, lines.line_num, row, *kind) for row in lines)
+    return kind[0], (_parse(path, number, row, *kind) for number, row in rows)
 
 
 def _parse(path, number, row, columns, decisions):
     key = tuple(row[column] or "" for column in columns)
-    if not all(field.strip().isdecimal() for field in key):
+    if not all(re.fullmatch("[0-9]{1,18}", field.strip()) for field in key):
         raise DataError(f"{path} line {number}: found {','.join(key)[:60]!r}; expected whole numbers for "
                         f"{','.join(columns)}")
     if row["decision"] not in decisions:

@@ -15,13 +15,14 @@ from typing import Callable, NamedTuple, Tuple
 import numpy as np
 from tqdm import tqdm
 
-from common.checkpoint import params_path, parse_model
+from common.arrays import open_array, open_rows
+from common.checkpoint import is_onnx, parse_model, weights_path
 from common.cores import cpu_count
 from common.devices import get_devices
 from common.embedder import Embedder
 from common.embeddings import ahead, normalise
 from common.errors import DataError, UserError
-from common.files import read_bytes, write_text
+from common.files import open_plain, read_bytes, read_json, write_text
 from datasets.images import decode_into
 
 _COLUMNS = ("embeddings", "labels", "digests")
@@ -116,10 +117,14 @@ def _find_done(folder, state):
 def _read_state(folder):
     path = Path(folder, "embedded.json")
     try:
-        state = json.loads(read_bytes(path).decode())
-        return {name: state[name] for name in ("model", "set", "images", "dimensions", "dtype", "done")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not what 'clean.py embed' writes; delete the folder and embed anew") from error
+        state = read_json(path, dict)
+    except DataError as error:
+        raise DataError(f"{error}; delete the folder and embed anew") from error
+    numbers = [state.get(name) for name in ("done", "images", "dimensions")]
+    if not all(type(number) is int for number in numbers) or not 0 <= numbers[0] <= numbers[1] or not all(
+            isinstance(state.get(name), str) for name in ("model", "set", "dtype")):
+        raise DataError(f"{path}: not what 'clean.py embed' writes; delete the folder and embed anew")
+    return state
 
 
 def _fill(folder, state, done, embed, training_set, batch_size, progress):
@@ -145,20 +150,6 @@ def _fill(folder, state, done, embed, training_set, batch_size, progress):
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
-def open_rows(path, dtype, shape, done):
-    """Open a .npy file of the final shape to append behind its first `done` rows."""
-    if not done:
-        with open(path, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, dict(
-                descr=np.dtype(dtype).str, fortran_order=False, shape=shape))
-    file = open(path, "r+b")
-    np.lib.format.read_magic(file)
-    np.lib.format.read_array_header_1_0(file)
-    file.truncate(file.tell() + done * int(np.prod(shape[1:], initial=np.dtype(dtype).itemsize)))
-    file.seek(0, os.SEEK_END)
-    return file
-
-
 def _save(folder, state, files, done):
     for file in files:
         file.flush()
@@ -177,24 +168,32 @@ def load_embeddings(folder, training_set):
     if state["done"] != len(training_set):
         raise UserError(f"{folder}: {state['done']} of {state['images']} images are embedded; run 'clean.py embed' "
                         "again, which goes on from there")
+    count = len(training_set)
+    columns = ((count, state["dimensions"]), "f"), ((count,), "i"), ((count,), "u")
     try:
-        embeddings, labels, digests = (np.load(str(Path(folder, f"{name}.npy")), mmap_mode="r")
-                                       for name in _COLUMNS)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: its arrays cannot be read ({error}); delete the folder and embed anew") from error
+        embeddings, labels, digests = (open_array(Path(folder, f"{name}.npy"), *column)
+                                       for name, column in zip(_COLUMNS, columns))
+    except DataError as error:
+        raise DataError(f"{error}; delete the folder and embed anew") from error
+    if embeddings.dtype != state["dtype"]:
+        raise DataError(f"{folder}/embeddings.npy: {embeddings.dtype}; embedded.json says {state['dtype']}; delete the "
+                        "folder and embed anew")
+    if labels.min() < 0 or labels.max() >= training_set.num_classes:
+        raise DataError(f"{folder}/labels.npy: classes {labels.min()} to {labels.max()}; the set has "
+                        f"{training_set.num_classes}; delete the folder and embed anew")
     return EmbeddedSet(Path(folder), embeddings, labels, digests, state["model"])
 
 
 def hash_model(model):
-    """A hash of a checkpoint's two files. model: 'prefix,epoch'."""
-    prefix, epoch = parse_model(model)
-    return _hash(read_bytes(f"{prefix}-symbol.json"), read_bytes(params_path(prefix, epoch)))
+    """A hash of a model's files. model: 'prefix,epoch', or the path of an ONNX file."""
+    symbol = [] if is_onnx(model) else [read_bytes(f"{parse_model(model)[0]}-symbol.json")]
+    return _hash(*symbol, read_bytes(weights_path(model)))
 
 
 def hash_set(training_set):
     """A hash of a set's index, property and size, and of 64 places of its train.rec, which may be too large to read."""
     folder, size = training_set.folder, training_set.path.stat().st_size
-    with open(training_set.path, "rb") as file:
+    with open_plain(training_set.path) as file:
         samples = []
         for place in range(_SAMPLES):
             file.seek(place * size // _SAMPLES)

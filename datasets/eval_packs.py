@@ -1,4 +1,5 @@
 """Verification packs and template sets of the official protocols."""
+import os
 from pathlib import Path
 from typing import List, NamedTuple
 
@@ -43,7 +44,7 @@ def build_eval_pack(protocol, data_dir, output, list_path=None, image_shape=(112
 def _find_missing(folds, output, has_templates, skip_missing):
     """The paths that are not there, a set; listed in a file beside the output, which goes when there are none."""
     paths = list(dict.fromkeys(path for fold in folds for pair in fold for path in pair[:2]))
-    missing = [path for path in paths if not (list_frames(path) if has_templates else path.is_file())]
+    missing = [path for path in paths if not (list_frames(path) if has_templates else os.path.isfile(path))]
     listed = Path(f"{output}.missing.txt")
     if not missing:
         listed.unlink(missing_ok=True)

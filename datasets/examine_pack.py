@@ -6,6 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import DataError
+from common.files import open_plain
 from datasets.checksums import SEAL, check_checksums
 from datasets.measure import BLANK, GOOD, measure_all
 from datasets.near_duplicates import DHASH_BITS, popcount
@@ -35,7 +36,7 @@ def examine_pack(path, findings, image_shape=(112, 112), nfolds=10, near_bits=3,
     have; nfolds: folds of the verification; near_bits: as `near_duplicates` takes it. The encoded images stay in
     memory. Returns a PackExamination. Raises DataError where the file is missing or cannot be read.
     """
-    with _open_pack(path):
+    with open_plain(path):
         pass  # a file that cannot be opened is for the caller, one that cannot be understood is a finding
     try:
         images, labels = read_pack_parts(path)
@@ -60,13 +61,6 @@ def examine_pack(path, findings, image_shape=(112, 112), nfolds=10, near_bits=3,
     if examination.sealed:
         check_checksums(checksums_path(path), seal_rows(examination), findings)
     return examination
-
-
-def _open_pack(path):
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def seal_rows(examination):

@@ -46,18 +46,18 @@ def group_rows(labels):
     return identities, np.split(order, starts[1:])
 
 
-def find_centres(embeddings, labels, cut, progress=True):
+def find_centres(embeddings, labels, cut, progress=True, name="the embeddings"):
     """The centre of every identity, and the angle of every image to it.
 
     embeddings: (N, D), L2-normalised, may be a memmap of float16; labels: (N,) int; cut: degrees, 180 for the plain
-    mean of all images. One identity's embeddings are in memory at a time; the centres are kept in a temporary file.
-    Returns Centres.
+    mean of all images; name: what messages call the embeddings. One identity's embeddings are in memory at a time; the
+    centres are kept in a temporary file. Returns Centres.
     """
     identities, groups = group_rows(labels)
     angles, majority = np.empty(len(labels), np.float32), np.empty(len(groups), bool)
     with tempfile.TemporaryFile() as file:
         for k, rows in enumerate(tqdm(groups, unit="identity", desc="centres", disable=not progress)):
-            unit = normalise(embeddings[rows].astype(np.float32), f"identity {identities[k]}")
+            unit = normalise(embeddings[rows].astype(np.float32), f"{name}, identity {identities[k]}")
             centre = robust_centre(unit, cut)
             angles[rows] = to_degrees(unit @ centre)
             majority[k] = 2 * np.count_nonzero(angles[rows] <= cut) >= len(rows)

@@ -32,20 +32,20 @@ class IdentityIter(mx.io.DataIter):
 
     training_set: a TrainingSet; batch_size: of all devices together; images_per_identity: at most so many of each,
     drawn anew in every epoch, which gives the identities one after the other in a new order. One may be cut by the end
-    of a batch. part_index, num_parts: of several processes, see ImageIter. rand_mirror, color, cutoff: see
-    `Augmentation`. All this hangs on (seed, epoch).
+    of a batch. All this hangs on (seed, epoch). part_index, num_parts: of several processes, see ImageIter; reading:
+    rand_mirror, color, cutoff, bad_images, timeout, see there too.
     Attributes: epoch (from 0) and position, the batches given of this epoch; num_batches in an epoch.
     A batch's `index` holds the record numbers of its images.
     Raises UserError where the set has no two images of one identity, or no two identities, or too few for a batch.
     """
 
     def __init__(self, training_set, batch_size, images_per_identity=5, seed=0, part_index=0, num_parts=1,
-                 **augmentation):
+                 **reading):
         super().__init__(batch_size)
         self._parts, self._whole = dict(part_index=part_index, num_parts=num_parts), batch_size * num_parts
         self.provide_data = [mx.io.DataDesc("data", (batch_size, 3, *training_set.image_shape), np.uint8, "NCHW")]
         self.provide_label = [mx.io.DataDesc("softmax_label", (batch_size,), np.float32, "N")]
-        self._set, self._most, self._seed, self._augmentation = training_set, images_per_identity, seed, augmentation
+        self._set, self._most, self._seed, self._reading = training_set, images_per_identity, seed, reading
         self._identities = training_set.identities()
         sizes = np.bincount(self._identities)
         if len(sizes) < 2 or sizes.max() < 2:
@@ -110,7 +110,7 @@ class IdentityIter(mx.io.DataIter):
     def _read(self, order, seed, position):
         """Yield the batches of images in an order, from `position` on. seed: of their changes."""
         with closing(ImageIter(Ordered(self._set, order), self.batch_size, seed, False, **self._parts,
-                               **self._augmentation)) as reader:
+                               **self._reading)) as reader:
             if position:
                 reader.seek(0, position)
             yield from reader

@@ -1,16 +1,27 @@
 """Batches for training: `ImageIter` over a training set, `SyntheticIter` without one."""
 from collections import deque, namedtuple
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
+from functools import partial
+from threading import get_ident
 
 import numpy as np
 
 from common.cores import cpu_count
-from common.errors import UserError
+from common.errors import DataError, UserError
 from common.mxnet_setup import empty_on_host, mx
 from datasets.augment import Augmentation
+from datasets.bad_images import stand_ins
+from datasets.image_set import LabelError
 from datasets.images import decode_into
+from datasets.threads import DaemonPool
 
 _Batch = namedtuple("_Batch", "data label index tasks")
+_NAMED = 8  # records that an error names at most
+_TURN = 1  # seconds; a wait is cut into turns, so that time in which the process was stopped does not count
+
+
+class ReaderStalled(UserError):
+    """A batch does not come. The message names the records that are being read."""
 
 
 class _Iter(mx.io.DataIter):
@@ -35,26 +46,30 @@ class ImageIter(_Iter):
     shuffle: a new order each epoch. rand_mirror, color, cutoff: see `Augmentation`. Order and changes of a batch hang
     on (seed, epoch, position) alone. part_index, num_parts: of several processes, each with its own part: their batches
     at a position, one after the other, are the very batch that one process with num_parts times the batch_size reads.
+    bad_images: a BadImages, which counts images that cannot be decoded or are not of the training set's size; others of
+    the epoch stand in for them, drawn by the seed; None: they are an error. timeout: seconds in which a batch must
+    come; 0: no end.
 
     Attributes: epoch (from 0) and position, the batches given of this epoch; num_batches in an epoch.
     A batch's `index` holds the record numbers of its images, (N,) int64.
-    Raises UserError for fewer images than one batch and for changes that do not exist; `next` raises DataError for an
-    image that cannot be decoded or is not of the training set's size.
+    Raises UserError for fewer images than one batch and for changes that do not exist; `next` raises DataError for a
+    damaged image and for a label that is no class, and ReaderStalled.
     """
 
     def __init__(self, training_set, batch_size, seed=0, shuffle=True, rand_mirror=True, color=0, cutoff=0,
-                 workers=None, prefetch=3, part_index=0, num_parts=1):
+                 workers=None, prefetch=3, part_index=0, num_parts=1, bad_images=None, timeout=300):
         super().__init__(batch_size, training_set.image_shape)
         self._set, self._seed, self._shuffle = training_set, seed, shuffle
         self._augmentation = Augmentation(rand_mirror, color, cutoff).check()
         self._workers, self._prefetch = workers or cpu_count(), max(1, prefetch)
+        self._bad_images, self._timeout, self._reading = bad_images, timeout, {}
         self._part, self._whole = part_index * batch_size, num_parts * batch_size  # where a batch begins in the whole
         self.num_batches = len(training_set) // self._whole
         if self.num_batches == 0:
             found, parts = len(training_set), f" for each of {num_parts} processes" if num_parts > 1 else ""
             raise UserError(f"{training_set.folder}: {found} images are fewer than one batch of {batch_size}{parts}; "
                             f"the largest possible batch size is {found // num_parts}")
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="image-iter")
+        self._pool = DaemonPool(self._workers, "image-iter")
         self._pending = deque()
         self.seek(0)
 
@@ -90,8 +105,10 @@ class ImageIter(_Iter):
             raise StopIteration
         self._submit()
         batch = self._pending[0]
+        self._wait(batch.tasks)
         for task in batch.tasks:
-            task.result()  # an error stays in front, so that no batch is skipped in silence
+            for number, error in task.result():  # an error stays in front, so that no batch is skipped in silence
+                self._bad_images.add(number, error)
         self._pending.popleft()
         self.position += 1
         self._submit()
@@ -100,7 +117,17 @@ class ImageIter(_Iter):
     def close(self):
         """Stop the threads. Batches cannot be read afterwards."""
         self._drop()
-        self._pool.shutdown()
+        self._pool.close()
+
+    def _wait(self, tasks):
+        waited, turn = 0, min(_TURN, self._timeout or _TURN)
+        while wait(tasks, turn).not_done:
+            waited += turn
+            if self._timeout and waited >= self._timeout:
+                records = ", ".join(map(self._set.where, sorted(list(self._reading.values()))[:_NAMED]))
+                raise ReaderStalled(f"no batch came for {self._timeout:g} seconds; being read: {records or 'nothing'}; "
+                                    "does the disk or the network still answer? a slow one may need a longer "
+                                    "--reader-timeout")
 
     def _drop(self):
         for batch in self._pending:
@@ -119,10 +146,13 @@ class ImageIter(_Iter):
         changes = self._augmentation.draw([self._seed, self.epoch, start], self._whole, self._set.image_shape)[mine]
         (data, pixels), (label, classes) = (empty_on_host(one.shape, one.dtype)
                                             for one in self.provide_data + self.provide_label)
+        index = self._set.numbers[images]
+        others = partial(stand_ins, self._order, [self._seed, self.epoch]) if self._bad_images else None
         bounds = np.linspace(0, self.batch_size, self._workers + 1).astype(int)
-        tasks = [self._pool.submit(_decode, self._set, images[a:b], changes[a:b], pixels[a:b], classes[a:b])
+        tasks = [self._pool.submit(_decode, self._set, images[a:b], changes[a:b], pixels[a:b], classes[a:b],
+                                   index[a:b], others, self._reading)
                  for a, b in zip(bounds, bounds[1:]) if a < b]
-        return _Batch(data, label, self._set.numbers[images], tasks)
+        return _Batch(data, label, index, tasks)
 
 
 def check_identity(state, identity):
@@ -132,11 +162,50 @@ def check_identity(state, identity):
             raise UserError(f"the reader cannot go on where it was: {key} was {state.get(key)!r} and is {here!r}")
 
 
-def _decode(training_set, images, changes, pixels, classes):
-    """A thread's share of a batch; pixels (n, 3, H, W) and classes (n,) are written to."""
-    for row, image in enumerate(images):
+def _decode(training_set, images, changes, pixels, classes, index, others, reading):
+    """A thread's share of a batch; pixels (n, 3, H, W), classes (n,) and record numbers, index (n,), are written to.
+
+    others: callable, position of a damaged image -> positions of images that may stand in for it; None: it is an error.
+    reading: dict in which the thread keeps the position of the image that it is at.
+    Returns (record number, error) of the damaged images in whose place others were read.
+    """
+    bad, thread = [], get_ident()
+
+    def put(row, image):
+        reading[thread] = image
         encoded, classes[row] = training_set.read(image)
         decode_into(pixels[row], encoded, training_set.where(image), changes[row])
+
+    try:
+        for row, image in enumerate(images):
+            try:
+                put(row, image)
+            except DataError as error:
+                if others is None or isinstance(error, LabelError):
+                    raise
+                found = {image: error}
+                other = _stand_in(partial(put, row), others(image), found)
+                index[row] = training_set.numbers[other]
+                bad += [(int(training_set.numbers[image]), error) for image, error in found.items()]
+    finally:
+        del reading[thread]
+    return bad
+
+
+def _stand_in(put, others, found):
+    """Put the first of `others` that is sound; returns it. found: position -> error of those that are not, added to.
+
+    Raises the error of the first image where all are damaged, and LabelError.
+    """
+    for other in others:
+        try:
+            put(other)
+            return other
+        except LabelError:
+            raise
+        except DataError as error:
+            found[other] = error
+    raise next(iter(found.values()))
 
 
 class SyntheticIter(_Iter):

@@ -5,6 +5,10 @@ from tqdm import tqdm
 from common.errors import DataError, UserError
 
 
+class LabelError(DataError):
+    """A label that is no class: damage that no other image can stand in for, for all labels may be wrong."""
+
+
 class ImageSet:
     """Labelled images by position; any number of threads may read.
 
@@ -33,7 +37,7 @@ class ImageSet:
     def read(self, i):
         """Read image i, 0 <= i < len. Returns (encoded image: bytes, class label: int in [0, num_classes)).
 
-        Raises DataError, with the record number, for a damaged record and for a label that is no class.
+        Raises DataError, with the record number, for a damaged record, LabelError for a label that is no class.
         """
         label, image = self._reader_of(i).read_image(self._offsets.item(i), self.numbers[i], self._sizes.item(i))
         if not image:
@@ -46,7 +50,7 @@ class ImageSet:
 
     def _class(self, i, label):
         if not (0 <= label < self.num_classes and label == int(label)):
-            raise DataError(f"{self.where(i)}: label {label:.9g}; expected a whole number in [0, {self.num_classes}), "
+            raise LabelError(f"{self.where(i)}: label {label:.9g}; expected a whole number in [0, {self.num_classes}), "
                             f"for `property` says {self.num_classes} classes")
         return int(label)
 
@@ -55,8 +59,9 @@ class ImageSet:
 
         progress: show a bar; None: in a terminal only. Raises DataError for a damaged record.
         """
-        rows = tqdm(range(len(self)), unit="image", desc="labels", disable=None if progress is None else not progress)
-        return np.fromiter((self.label(row) for row in rows), np.int64, len(self))
+        with tqdm(range(len(self)), unit="image", desc="labels",
+                  disable=None if progress is None else not progress) as rows:
+            return np.fromiter((self.label(row) for row in rows), np.int64, len(self))
 
     def identities(self):
         """Which identity each image is of, (len,) integers, numbered from 0.

@@ -1,4 +1,6 @@
 """Encoded images: checked, decoded to the RGB planes that networks take, and brought to one size."""
+import struct
+
 import cv2
 import numpy as np
 
@@ -56,6 +58,54 @@ def suffix_of(data, where):
     if not found:
         raise UnreadableImage(f"{where}: begins with {data[:8]!r}, as no JPEG, PNG, BMP or WebP does; is it damaged?")
     return found[0]
+
+
+def announced_size(data, where):
+    """The (height, width) that an image's header announces, in pixels; nothing is decoded.
+
+    data: bytes of a JPEG, PNG, BMP or WebP. Raises UnreadableImage for others, and for a header that is cut short.
+    """
+    suffix = suffix_of(data, where)
+    try:
+        return {".jpg": _jpeg_size, ".png": _png_size, ".bmp": _bmp_size, ".webp": _webp_size}[suffix](data)
+    except (struct.error, IndexError, ValueError) as error:
+        raise UnreadableImage(f"{where}: the image ({len(data)} bytes) has no whole header; is it damaged?") from error
+
+
+def _jpeg_size(data):
+    """Of the first start-of-frame segment (ITU-T T.81, sections B.1.1 and B.2.2)."""
+    place = 2
+    while True:
+        place = data.index(b"\xff", place) + 1
+        marker = data[place]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack_from(">HH", data, place + 4)
+        if marker not in (0x00, 0x01, 0xFF) and not 0xD0 <= marker <= 0xD8:  # all others say how long they are
+            place += 1 + struct.unpack_from(">H", data, place + 1)[0]
+
+
+def _png_size(data):
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+
+
+def _bmp_size(data):
+    width, height = struct.unpack_from("<HH" if struct.unpack_from("<I", data, 14)[0] == 12 else "<ii", data, 18)
+    return abs(height), width  # below zero: the rows stand from top to bottom
+
+
+def _webp_size(data):
+    """Of the three forms of a WebP file (RFC 9649, sections 2.5 to 2.7)."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[place:place + 3], "little") + 1 for place in (24, 27))
+        struct.unpack_from("<HHH", data, 24)  # that both are there
+    elif kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    return height, width
 
 
 def check_shape(image, image_shape, where, advice=""):

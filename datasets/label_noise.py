@@ -48,7 +48,8 @@ def judge(embedded, training_set, output, review=65.0, drop=75.0, per_page=100, 
     """
     check_angles(review, drop)
     with new_folder(output) as folder:
-        judgement = Judgement(find_centres(embedded.embeddings, embedded.labels, drop, progress), review, drop, 0)
+        centres = find_centres(embedded.embeddings, embedded.labels, drop, progress, embedded.folder)
+        judgement = Judgement(centres, review, drop, 0)
         angles = judgement.centres.angles
         if judgement.is_dropped.all():
             raise UserError(f"no image is within {drop:g} degrees of its identity's centre, the nearest at "

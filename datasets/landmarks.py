@@ -1,5 +1,6 @@
 """Landmark files: a CSV with one line for each photograph, its face's box and five landmarks."""
 import csv
+import io
 from array import array
 from hashlib import blake2b
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.face_align import LANDMARKS
+from common.files import open_plain
 
 COLUMNS = ("image", "x1", "y1", "x2", "y2", *(f"{name}_{axis}" for name in LANDMARKS for axis in "xy"))
 
@@ -22,7 +24,7 @@ class LandmarkTable:
     def __init__(self, path):
         keys, numbers = array("Q"), array("f")
         try:
-            with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            with io.TextIOWrapper(open_plain(path), "utf-8-sig", "surrogateescape", newline="") as file:
                 for image, values in _rows(path, csv.reader(file)):
                     keys.append(_key(image))
                     numbers.extend(values)

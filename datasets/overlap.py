@@ -73,7 +73,7 @@ def find_overlap(embedded, training_set, model, test_set, output, drop=50.0, rev
     source, devices = open_test_set(test_set, training_set.image_shape), devices or get_devices()
     embed = Embedder(model, devices, batch_size, training_set.image_shape)
     with new_folder(output) as folder:
-        centres = find_centres(embedded.embeddings, embedded.labels, cut, progress)
+        centres = find_centres(embedded.embeddings, embedded.labels, cut, progress, embedded.folder)
         size = max(_EMBEDDED, batch_size * len(devices))
         batches = embed_images(embed, source, size, progress=progress, digests=True)
         found = Overlap(centres.identities, *compare(batches, centres.centres, embedded.digests), drop, review, 0)

@@ -236,5 +236,7 @@ def _bools(path, issame):
         raise DataError(f"{path}: labels that cannot be read: {error}") from error
     wrong = [value for value in values if value not in (0, 1)]
     if wrong:
-        raise DataError(f"{path}: found the label {reprlib.repr(wrong[0])}; expected True or False")
+        is_large = isinstance(wrong[0], int) and wrong[0].bit_length() > 64  # such as Python refuses to print
+        told = f"of {wrong[0].bit_length()} bits" if is_large else reprlib.repr(wrong[0])
+        raise DataError(f"{path}: found the label {told}; expected True or False")
     return np.array(values, bool)

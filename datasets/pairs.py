@@ -1,13 +1,13 @@
 """Lists of pairs, and the verification packs made of them."""
+import os
 import re
 from collections import namedtuple
-from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
 from common.errors import DataError
-from common.files import read_bytes
+from common.files import read_text
 from datasets.images import check_shape, decode_bgr, read_image
 from datasets.packs import write_pack
 from datasets.threads import in_order
@@ -26,6 +26,8 @@ def read_pairs(path, root):
         if len(fields) != 3 or fields[2] not in ("0", "1"):
             raise bad_line(path, line, fields, "'path1 path2 0|1'")
         pairs.append(Pair(Path(root, fields[0]), Path(root, fields[1]), fields[2] == "1"))
+    if not pairs:
+        raise DataError(f"{path}: no pairs")
     return pairs
 
 
@@ -47,14 +49,16 @@ def read_lfw_pairs(path, data_dir):
     found = [_lfw_pair(path, line, fields, data_dir) for line, fields in lines]
     if expected is not None and len(found) != expected:
         raise DataError(f"{path}: {len(found)} pairs; its first line announces {expected}")
+    if not found:
+        raise DataError(f"{path}: no pairs")
     return found
 
 
 def _lfw_pair(path, line, fields, data_dir):
+    if len(fields) not in (3, 4) or not is_number(fields[1]) or not is_number(fields[-1]):
+        raise bad_line(path, line, fields, "'name i j' or 'name1 i name2 j'")
     names = [fields[0], fields[-2] if len(fields) == 4 else fields[0]]
     numbers = [fields[1], fields[-1]]
-    if len(fields) not in (3, 4) or not all(is_number(number) for number in numbers):
-        raise bad_line(path, line, fields, "'name i j' or 'name1 i name2 j'")
     first, second = (_lfw_image(data_dir, name, int(number)) for name, number in zip(names, numbers))
     return Pair(first, second, len(fields) == 3)
 
@@ -72,16 +76,16 @@ def find_image(data_dir, name):
     if Path(data_dir, "images").is_dir():
         paths.insert(0, Path(data_dir, "images", name))
     for path in paths:
-        for candidate in chain([path], map(path.with_suffix, (".jpg", ".png"))):
-            if candidate.is_file():
-                return candidate
+        stem = os.path.splitext(str(path))[0]
+        for candidate in (str(path), f"{stem}.jpg", f"{stem}.png"):
+            if os.path.isfile(candidate):  # no such file, too, for a name that is none
+                return Path(candidate)
     return paths[0]
 
 
 def read_lines(path):
     """(line number, fields) of every line of a list that is not blank; fields are parted by tabs, else by blanks."""
-    text = read_bytes(path).decode("utf-8", "backslashreplace")
-    for line, content in enumerate(text.splitlines(), 1):
+    for line, content in enumerate(read_text(path).splitlines(), 1):
         if content.strip():
             fields = content.strip().split("\t") if "\t" in content.strip() else content.split()
             yield line, [field.strip() for field in fields]
@@ -107,7 +111,7 @@ def pack_pairs(pairs, output, image_shape=(112, 112), progress=True):
     paths = list(dict.fromkeys(path for pair in pairs for path in pair[:2]))
     if not paths:
         raise DataError(f"{output}: no pairs to write a verification pack of")
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         raise DataError(describe_missing(missing, len(paths)))
     read = in_order(lambda path: read_checked(path, image_shape), paths)

@@ -4,6 +4,7 @@ A reader takes the path of a list and the folder of the data and returns the pro
 Pair. What the lists look like is told in docs/verification-packs.md.
 """
 import logging
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -168,7 +169,7 @@ def _read_ytf(path, data_dir):
 
 def _find_video(data_dir, name):
     candidates = [Path(data_dir, folder, name) for folder in ("", "aligned_images_DB", "frame_images_DB")]
-    return next((path for path in candidates if path.is_dir()), candidates[0])
+    return next((path for path in candidates if os.path.isdir(path)), candidates[0])
 
 
 def _parent(path, above=0):

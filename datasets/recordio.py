@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
-from common.files import read_bytes, replacing
+from common.files import open_plain, read_bytes, replacing
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 FRAME = struct.Struct("<4sI")  # magic, then 3 bits of part flag and 29 bits of length
@@ -38,10 +38,7 @@ class RecordReader:
 
     def __init__(self, path):
         self.path = Path(path)
-        try:
-            self._file = open(path, "rb", buffering=0)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        self._file = open_plain(path, buffering=0)
         self.size = os.fstat(self._file.fileno()).st_size
         if self.size == 0:
             raise DataError(f"{path}: the file is empty; expected records")
@@ -67,6 +64,13 @@ class RecordReader:
         if count == 0:
             return np.array([label], np.float32), record[end:]
         return np.frombuffer(record, "<f4", count, HEADER.size).astype(np.float32), record[end:]
+
+    def end(self, offset, number):
+        """Where a record ends, in bytes from the file's start. Arguments and errors as for `read`."""
+        flag = FIRST
+        while flag not in (WHOLE, LAST):
+            flag, _, offset = self._read_part(offset, number)
+        return offset
 
     def read_image(self, offset, number, size):
         """Read one record as `read` does, but give its first label alone, a float. size: of its frame, in bytes."""
@@ -220,7 +224,8 @@ def read_index(path, rec_size):
     """Read an index: one line `number<TAB>offset` for each record.
 
     path: the .idx file; rec_size: bytes in its .rec file, in which every offset must leave room for a record.
-    Returns (numbers, offsets), two int64 arrays in the order of the file.
+    Returns (numbers, offsets, sizes) in the order of the file: two int64 arrays, and int32, the bytes from each record
+    to the one behind it, or to the end.
     Raises DataError, with the line, for a file that is missing, empty or holds anything else.
     """
     data = read_bytes(path).replace(b"\r\n", b"\n")
@@ -231,8 +236,7 @@ def read_index(path, rec_size):
     if not is_index_text(np.frombuffer(data, np.uint8)):
         raise _bad_line(path, data)
     numbers, offsets = np.fromstring(data, np.int64, sep=" ").reshape(-1, 2).T
-    _check_offsets(path, numbers, offsets, rec_size)
-    return numbers, offsets
+    return numbers, offsets, _frame_sizes(path, numbers, offsets, rec_size)
 
 
 def is_index_text(text):
@@ -252,7 +256,7 @@ def _bad_line(path, data):
     return DataError(f"{path} line {line}: found {found!r}; expected 'number<TAB>offset'")
 
 
-def _check_offsets(path, numbers, offsets, rec_size):
+def _frame_sizes(path, numbers, offsets, rec_size):
     bad = np.flatnonzero((offsets + FRAME.size + HEADER.size > rec_size) | (offsets % 4 != 0))
     if len(bad):
         raise DataError(f"{path} line {bad[0] + 1}: record {numbers[bad[0]]} at byte {offsets[bad[0]]} is not in "
@@ -261,11 +265,11 @@ def _check_offsets(path, numbers, offsets, rec_size):
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(twice):
         raise DataError(f"{path}: record {ordered[twice[0]]} is listed twice")
-
-
-def frame_sizes(offsets, rec_size):
-    """Bytes from each record to the one behind it in the file, (M,) int32, in the order of `offsets`, (M,) int64."""
     order = np.argsort(offsets, kind="stable")
     sizes = np.empty(len(offsets), np.int32)
     sizes[order] = np.minimum(np.diff(offsets[order], append=rec_size), np.iinfo(np.int32).max)
+    bad = np.flatnonzero(sizes < FRAME.size + HEADER.size)
+    if len(bad):
+        raise DataError(f"{path} line {bad[0] + 1}: record {numbers[bad[0]]} at byte {offsets[bad[0]]} has "
+                        f"{sizes[bad[0]]} bytes before the next one; is the index of another data set?")
     return sizes

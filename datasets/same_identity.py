@@ -35,7 +35,7 @@ def propose_merges(embedded, training_set, output, merge=35.0, review=50.0, cut=
     """
     check_angles(merge, review)
     with new_folder(output) as folder:
-        centres = find_centres(embedded.embeddings, embedded.labels, cut, progress)
+        centres = find_centres(embedded.embeddings, embedded.labels, cut, progress, embedded.folder)
         places, angles = close_pairs(centres.centres, review, progress)
         names = centres.identities[places]
         write_decisions(folder / "decisions.csv", ("identity", "other", "angle", "decision"), (

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import DataError
+from common.files import open_plain
 from datasets.recordio import FRAME, HEADER, LAST, MAGIC, MIDDLE, WHOLE, aligned_magics, is_index_text, split_word
 
 LARGEST = 1 << 26  # bytes of a record that is still read; more is taken for damage, so that memory is bounded
@@ -44,10 +45,7 @@ class _Piece(NamedTuple):
 
 def open_records(path):
     """Open a .rec file for `scan_records`. Raises DataError where it is missing or cannot be read."""
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return open_plain(path)
 
 
 def scan_records(file):
@@ -177,7 +175,7 @@ def scan_index(path, report):
     """
     found, line = [np.empty((0, 2), np.int64)], 1
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             for block in iter(lambda: file.read(_BLOCK), b""):
                 block = (block + file.readline(_LINE)).replace(b"\r\n", b"\n")
                 block += b"" if block.endswith(b"\n") else b"\n"

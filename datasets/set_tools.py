@@ -3,8 +3,7 @@
 Each function writes to a new folder, copies images byte by byte, one at a time, and keeps a few numbers for each of
 them. Classes of a new set are 0, 1, ... without a gap; identities.csv beside it tells where they come from.
 """
-import csv
-import io
+import re
 from bisect import bisect_right
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import DataError, UserError
-from common.files import new_folder, read_bytes
+from common.files import new_folder, read_csv
 from datasets.images import suffix_of
 from datasets.pairs import bad_line, is_number, read_lines
 from datasets.shards import open_images
@@ -198,7 +197,8 @@ def relabel(source, output, mapping_path, progress=True):
         for line, (original, identity) in _read_table(mapping_path, "original", "identity"):
             if not 0 <= original < len(new) or not -1 <= identity < len(new) or new[original] != -2:
                 raise DataError(f"{mapping_path} line {line}: found {original}, {identity}; expected each class, 0 to "
-                                f"{len(new) - 1}, once, and a new class, at most as high, or -1 to leave it out")
+                                f"{len(new) - 1} ({source}/property), once, and a new class, at most as high, or -1 to "
+                                "leave it out")
             new[original] = identity
         labels = training_set.labels(progress)
         unlisted = labels[new[labels] == -2]
@@ -254,12 +254,13 @@ def _unpack(training_set, folder, prefix, progress):
 
 def _read_table(path, *columns):
     """(line, numbers in these columns) of every row of a CSV file with a header."""
-    reader = csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig", "backslashreplace")))
-    try:
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise DataError(f"{path}: no column {missing[0]!r}; expected a header with {','.join(columns)}")
-        for row in reader:
-            yield reader.line_num, [int(row[name]) for name in columns]
-    except (csv.Error, TypeError, ValueError) as error:
-        raise DataError(f"{path} line {reader.line_num}: expected whole numbers in {','.join(columns)}") from error
+    head, rows = read_csv(path)
+    missing = [name for name in columns if name not in head]
+    if missing:
+        raise DataError(f"{path}: no column {missing[0]!r}; expected a header with {','.join(columns)}")
+    for line, row in rows:
+        fields = [(row[name] or "").strip() for name in columns]
+        if not all(re.fullmatch("-?[0-9]{1,9}", field) for field in fields):
+            raise DataError(f"{path} line {line}: found {','.join(fields)[:60]!r}; expected whole numbers in "
+                            f"{','.join(columns)}")
+        yield line, list(map(int, fields))

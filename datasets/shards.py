@@ -14,7 +14,7 @@ from tqdm import tqdm, trange
 from common.errors import DataError, UserError
 from common.files import new_folder, write_text
 from datasets.image_set import ImageSet
-from datasets.recordio import RecordReader, RecordWriter, frame_sizes, read_index
+from datasets.recordio import RecordReader, RecordWriter, read_index
 from datasets.training_set import TrainingSet, read_property
 
 CHUNK = 256  # images that are read in one run
@@ -44,11 +44,9 @@ class ShardSet(ImageSet):
         self.folder = self.path = Path(folder)
         self.num_classes, self.image_shape = read_property(folder)
         self._readers = [RecordReader(path) for path in _shard_paths(self.folder)]
-        parts = [read_index(reader.path.with_suffix(".idx"), reader.size) for reader in self._readers]
-        self.numbers, self._offsets = (np.concatenate(columns) for columns in zip(*parts))
-        self._sizes = np.concatenate([frame_sizes(offsets, reader.size)
-                                      for reader, (_, offsets) in zip(self._readers, parts)])
-        self._files = np.repeat(np.arange(len(parts), dtype=np.int32), [len(numbers) for numbers, _ in parts])
+        parts = [_read_whole_index(reader) for reader in self._readers]
+        self.numbers, self._offsets, self._sizes = (np.concatenate(columns) for columns in zip(*parts))
+        self._files = np.repeat(np.arange(len(parts), dtype=np.int32), [len(numbers) for numbers, *_ in parts])
         self._keep_identities(min_images)
 
     def shuffled(self, random):
@@ -58,6 +56,17 @@ class ShardSet(ImageSet):
         for start in range(0, len(order), CHUNK * WINDOW):
             random.shuffle(order[start:start + CHUNK * WINDOW])
         return order
+
+
+def _read_whole_index(reader):
+    """A shard's index, see `read_index`. Raises DataError where it does not reach the end of the shard."""
+    path = reader.path.with_suffix(".idx")
+    numbers, offsets, sizes = read_index(path, reader.size)
+    last = np.argmax(offsets)
+    end = reader.end(offsets[last], numbers[last])
+    if end != reader.size:
+        raise DataError(f"{path}: its last record ends at byte {end} of {reader.size}; is the index cut short?")
+    return numbers, offsets, sizes
 
 
 def _shard_paths(folder):
@@ -114,7 +123,7 @@ def _deal(source, folder, place, bounds, progress):
 def _shuffle(dealt, target):
     """Write the images of `dealt` (a .rec path) to `target` in the order of their numbers, and remove it."""
     with closing(RecordReader(dealt)) as reader, RecordWriter(target, target.with_suffix(".idx")) as writer:
-        numbers, offsets = read_index(dealt.with_suffix(".idx"), reader.size)
+        numbers, offsets, _ = read_index(dealt.with_suffix(".idx"), reader.size)
         for i in np.argsort(numbers):
             labels, image = reader.read(offsets[i], numbers[i])
             writer.write(numbers[i], labels[0], image)

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import DataError, UserError
-from common.files import new_folder
+from common.files import new_folder, open_plain
 from datasets.images import SUFFIXES, check_shape, decode_bgr, suffix_of
 from datasets.recordio import EXACT
 from datasets.set_tools import Made, number_classes
@@ -138,7 +138,7 @@ def _read_sample(path, key, members):
 
 def _read(path, offset, size):
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_plain(path, buffering=0) as file:
             data = os.pread(file.fileno(), size, offset)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error

@@ -3,6 +3,7 @@
 Beside train.rec, train.idx and property lie templates.txt, lines `class<TAB>name`, and pairs.txt, lines
 `class1 class2 0|1` (1: same identity), fold after fold.
 """
+import os
 import re
 from contextlib import closing
 from itertools import islice
@@ -13,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import DataError, UserError
-from common.files import new_folder, read_bytes, write_text
+from common.files import new_folder, read_text, write_text
 from datasets import TEMPLATES
 from datasets.images import SUFFIXES, decode_into
 from datasets.pairs import bad_line, is_number, read_checked, read_lines
@@ -97,7 +98,7 @@ def load_templates(folder):
 
 def _read_names(path):
     names = []
-    for line, content in enumerate(read_bytes(path).decode("utf-8", "backslashreplace").splitlines(), 1):
+    for line, content in enumerate(read_text(path).splitlines(), 1):
         number, _, name = content.partition("\t")
         if number != str(len(names)) or not name:
             raise bad_line(path, line, [content], f"'{len(names)}<TAB>name'")
@@ -150,7 +151,7 @@ def _write_frames(folder, frames, image_shape, progress):
 
 def list_frames(folder):
     """The images of a folder by the numbers in their names (frame 9 before frame 10); none where it does not exist."""
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         return []
     return sorted((path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES), key=_by_numbers)
 

@@ -10,9 +10,10 @@ from tqdm import tqdm
 from common.errors import DataError, UserError
 from common.files import read_bytes, replacing
 from datasets.image_set import ImageSet
-from datasets.recordio import EXACT, FRAME, HEADER, RecordReader, RecordWriter, frame_sizes, read_index
+from datasets.recordio import EXACT, FRAME, HEADER, RecordReader, RecordWriter, read_index
 
-_IDENTITY_SIZE = FRAME.size + HEADER.size + 8  # bytes of an identity record: two labels and no image
+_LARGEST_SIDE = 4096  # pixels; a damaged number must not fill the memory
+IDENTITY_SIZE = FRAME.size + HEADER.size + 8  # bytes of an identity record: two labels and no image
 
 
 def read_property(folder):
@@ -26,8 +27,9 @@ def read_property(folder):
         num_classes, height, width = [int(field) for field in line.split(",")]
     except ValueError:
         num_classes = height = width = 0
-    if min(num_classes, height, width) < 1:
-        raise DataError(f"{path}: found {line[:60]!r}; expected 'num_classes,height,width', such as 85742,112,112")
+    if min(num_classes, height, width) < 1 or num_classes > EXACT or max(height, width) > _LARGEST_SIDE:
+        raise DataError(f"{path}: found {line[:60]!r}; expected 'num_classes,height,width', such as 85742,112,112, of "
+                        f"at most {EXACT} classes and {_LARGEST_SIDE} pixels")
     return num_classes, (height, width)
 
 
@@ -46,23 +48,22 @@ class TrainingSet(ImageSet):
         self.num_classes, self.image_shape = read_property(folder)
         reader = RecordReader(self.folder / "train.rec")
         self.path, self._readers = reader.path, [reader]
-        numbers, offsets = read_index(self.folder / "train.idx", reader.size)
+        numbers, *columns = read_index(self.folder / "train.idx", reader.size)
         order = np.argsort(numbers, kind="stable")
-        self._set_images(numbers[order], offsets[order])
+        self._set_images(numbers[order], *(column[order] for column in columns))
         if not len(self.numbers):
             raise DataError(f"{self.path}: no image in {len(numbers)} records")
         self._keep_identities(min_images)
 
-    def _set_images(self, numbers, offsets):
-        """Find the images among all records. numbers: (M,) ascending; offsets: (M,), of the same records."""
+    def _set_images(self, numbers, offsets, sizes):
+        """Find the images among all records. numbers: (M,) ascending; offsets, sizes: (M,), of the same records."""
         if numbers[0] != 0:
             raise DataError(f"{self.folder / 'train.idx'}: no record 0; is the index cut short?")
         header, payload = self._readers[0].read(offsets[0], 0)
-        sizes = frame_sizes(offsets, self._readers[0].size)
         if payload or len(header) != 2:  # record 0 is an image like all others
             chosen = slice(None)
-        elif header[1] >= EXACT:
-            is_identity = sizes == _IDENTITY_SIZE
+        elif EXACT <= header[1] < np.inf and numbers[-1] >= EXACT - 1:
+            is_identity = sizes == IDENTITY_SIZE
             is_image = ~is_identity
             is_image[0] = False
             self.num_identities, chosen = int(np.count_nonzero(is_identity[1:])), is_image

@@ -4,6 +4,7 @@ Also the challenge's noise lists, which name the images of a list that are wrong
 """
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import List, NamedTuple
@@ -11,8 +12,9 @@ from typing import List, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from common.arrays import open_array
 from common.errors import DataError, UserError
-from common.files import read_bytes, replacing, write_text
+from common.files import read_json, read_text, replacing, write_text
 from eval.features import DEPTHS, feature_path, read_feature, read_list
 
 _THREADS = 16  # they wait for the disk
@@ -82,7 +84,8 @@ def _look(kind, entries, folder, algo, skip_missing):
     with ThreadPoolExecutor(_THREADS) as threads:
         for start in range(0, len(entries), _AT_ONCE):
             part = entries[start:start + _AT_ONCE]
-            for entry, there in zip(part, threads.map(lambda entry: feature_path(folder, kind, entry, algo).is_file(),
+            for entry, there in zip(part, threads.map(lambda entry: os.path.isfile(
+                    feature_path(folder, kind, entry, algo)),
                                                       part)):
                 (found if there else missing).append(entry)
     _check_missing(kind, entries, missing, folder, algo, skip_missing)
@@ -105,14 +108,16 @@ def _packed(kind, entries, folder, algo, pack, skip_missing, progress):
         found, missing = _look(kind, entries, folder, algo, skip_missing)
         _write_pack(path, FeatureFiles(kind, found, folder, algo), kind, progress)
         write_text(notes, json.dumps(dict(made_of, missing=missing), indent=1) + "\n")
-    known = json.loads(read_bytes(notes).decode())
+    known = read_json(notes, dict)
     if any(known.get(name) != value for name, value in made_of.items()):
         raise UserError(f"{path}: packed from another list or the features of another model; delete it, or choose "
                         "another --pack")
-    _check_missing(kind, entries, known["missing"], folder, algo, skip_missing)
-    missing = set(known["missing"])
-    return FeatureSet([entry for entry in entries if entry not in missing], np.load(str(path), mmap_mode="r"),
-                      known["missing"])
+    missing = known.get("missing")
+    if not isinstance(missing, list) or not set(map(str, missing)) <= set(entries):
+        raise DataError(f"{notes}: 'missing' names no entries of the list; delete the pack to make it anew")
+    _check_missing(kind, entries, missing, folder, algo, skip_missing)
+    left = [entry for entry in entries if entry not in set(missing)]
+    return FeatureSet(left, open_array(path, (len(left), None)), missing)
 
 
 def _write_pack(path, files, kind, progress):
@@ -131,7 +136,7 @@ def models_of(folder, algo):
     Empty for features from elsewhere.
     """
     path = Path(folder, f"{algo}_models.txt")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_text(path).splitlines() if path.exists() else []
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
@@ -164,12 +169,5 @@ def read_noises(path, kind, entries):
 
 def _listed(path):
     """What the columns of a noise list's lines say: name -> line."""
-    return {name.strip(): number for number, line in enumerate(_lines(path), 1)
+    return {name.strip(): number for number, line in enumerate(read_text(path).splitlines(), 1)
             if line.strip() and not line.startswith("#") for name in line.split("\t")}
-
-
-def _lines(path):
-    try:
-        return read_bytes(path).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a list of images: {error}") from error

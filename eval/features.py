@@ -17,10 +17,9 @@ from tqdm import tqdm
 from common.cores import cpu_count
 from common.embeddings import ahead, normalise
 from common.errors import DataError, UserError
-from common.files import read_bytes, write_bytes, write_text
-from datasets.images import UnreadableImage, decode_into
+from common.files import hash_file, read_bytes, read_text, write_bytes, write_text
+from datasets.images import UnreadableImage, decode_into, read_image
 from eval.embeddings import embed_flipped
-from eval.results import hash_file
 
 DEPTHS = {"facescrub": 2, "megaface": 3}  # parts of an entry that name its feature file
 _HEADER = struct.Struct("<4i")
@@ -72,11 +71,7 @@ def read_list(path, kind):
     Raises UserError, naming the line, for an entry that has too few parts, leads out of the folder, or shares its
     feature file with another one.
     """
-    data = read_bytes(path)
-    try:
-        lines = data.decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a list of images: {error}") from error
+    lines = read_text(path).splitlines()
     depth, entries = DEPTHS[kind], {}
     for number, line in enumerate(lines, 1):
         entry = PurePosixPath(line.strip())
@@ -107,7 +102,7 @@ def unreadable_path(output, kind, algo):
 def read_unreadable(output, kind, algo):
     """The entries (set of str) in that list; empty where there is none."""
     path = unreadable_path(output, kind, algo)
-    return set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+    return set(read_text(path).splitlines()) if path.exists() else set()
 
 
 def claim(output, algo, models):
@@ -120,7 +115,7 @@ def claim(output, algo, models):
     path = Path(output, f"{algo}_models.txt")
     if not path.exists():
         return write_text(path, text)
-    found = path.read_text(encoding="utf-8")
+    found = read_text(path)
     if [line.split()[:1] for line in found.splitlines()] != [[digest] for digest in digests.values()]:
         raise UserError(f"{output}: its features named {algo!r} were made by another model (see {path}); choose "
                         "another --output or --algo, or delete them")
@@ -158,7 +153,7 @@ def dump_features(kind, list_path, root, output, embeds, algo="insightface", bat
     Returns a Dump. Raises UserError for a bad list, a root without the images, and an image of another size.
     """
     entries = read_list(list_path, kind)
-    if not any(Path(root, entry).is_file() for entry in entries[:100]):
+    if not any(os.path.isfile(Path(root, entry)) for entry in entries[:100]):
         raise UserError(f"{root}: holds none of the first images of {list_path}, such as {entries[0]}; is it the root?")
     writer = _Writer(kind, output, algo, sum(embed.emb_size for embed in embeds))
     bar = tqdm(total=len(entries), unit="img", desc=kind, disable=not progress)
@@ -235,7 +230,7 @@ def _read_image(path, shape):
     """An image (3, H, W) uint8 RGB, or None where it cannot be read. Raises DataError for another size."""
     image = np.empty((3, *shape), np.uint8)
     try:
-        decode_into(image, path.read_bytes(), path)
-    except (OSError, UnreadableImage):
+        decode_into(image, read_image(path), path)
+    except UnreadableImage:
         return None
     return image

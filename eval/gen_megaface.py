@@ -39,11 +39,11 @@ def parse_args(args=None):
 def generate(models, sets, output, algo="insightface", batch_size=8, image_shape=(112, 112), devices=None):
     """Write the features of `sets` with the checkpoints `models`; yields (kind, Dump) of each set.
 
-    models: list of 'prefix,epoch'. sets: dict kind -> (list file, root folder), kind 'facescrub' or 'megaface'.
-    devices: list of mx.Context. The rest as in `eval.features.dump_features`. Raises UserError before anything is
-    computed for a bad model, list or name, and where other models have written to `output`.
+    models: list of 'prefix,epoch' or ONNX files. sets: dict kind -> (list file, root folder), kind 'facescrub' or
+    'megaface'. devices: list of mx.Context. The rest as in `eval.features.dump_features`. Raises UserError before
+    anything is computed for a bad model, list or name, and where other models have written to `output`.
     """
-    from common.checkpoint import params_path, parse_model
+    from common.checkpoint import weights_path
     from common.embedder import Embedder
 
     if not algo or "/" in algo:
@@ -51,7 +51,7 @@ def generate(models, sets, output, algo="insightface", batch_size=8, image_shape
     for kind, (list_path, _) in sets.items():
         read_list(list_path, kind)
     embeds = [Embedder(model, devices, batch_size, image_shape) for model in models]
-    claim(output, algo, {model: params_path(*parse_model(model)) for model in models})
+    claim(output, algo, {model: weights_path(model) for model in models})
     for kind, (list_path, root) in sets.items():
         size = batch_size * len(devices or [None])
         yield kind, dump_features(kind, list_path, root, output, embeds, algo, size)
@@ -67,10 +67,12 @@ def main():
     if channels.strip() != "3":
         raise UserError(f"--image_size {args.image_size}: expected 3,height,width in pixels, such as 3,112,112")
     image_shape = parse_image_size(size)
+    from common.checkpoint import on_backend
     from common.devices import get_devices
 
     devices = get_devices(device_names(args))
-    for kind, dump in generate(args.model.split("|"), sets, args.output, args.algo, args.batch_size, image_shape,
+    models = [on_backend(model, args.backend) for model in args.model.split("|")]
+    for kind, dump in generate(models, sets, args.output, args.algo, args.batch_size, image_shape,
                                devices):
         for entry in dump.unreadable:
             print(f"unreadable: {Path(sets[kind][1], entry)}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What the commands for IJB 1:1 and 1:N share: flags, features, what they leave behind."""
 from pathlib import Path
 
+from common.checkpoint import on_backend, parse_model
 from common.cli import ArgumentParser
 from common.errors import UserError
 from common.flags import add_device_flags, device_names, positive
@@ -44,7 +45,8 @@ def parse_args(description, args=None):
     args.model = args.model or f"{args.model_prefix},{args.model_epoch}"
     args.job = args.job or "/".join(Path(args.model).parts[-2:])
     args.variants = ijb.parse_variants(args.variants)
-    args.output = Path(args.output) if args.output else Path(args.model.rpartition(",")[0]).parent / "ijb"
+    args.output = Path(args.output) if args.output else Path(parse_model(args.model)[0]).parent / "ijb"
+    args.model = on_backend(args.model, args.backend)
     return args
 
 

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from common.arrays import open_array, open_rows
 from common.cores import cpu_count
 from common.embeddings import ahead, normalise
 from common.errors import DataError, UserError
 from common.face_align import DegenerateLandmarks, align
-from common.files import read_bytes, write_text
+from common.files import hash_file, read_json, write_text
 from datasets.images import UnreadableImage, decode_bgr, read_image
 from eval.embeddings import embed_flipped
 
@@ -35,7 +36,7 @@ class FeatureFile(NamedTuple):
 
     def __getitem__(self, rows):
         # Opened anew, since the pages of an open map would pile up.
-        return np.load(str(self.path), mmap_mode="r")[self.numbers[rows]]
+        return open_array(self.path, (None, 2, None))[self.numbers[rows]]
 
 
 def embed_faces(embed, images, folder, output, name, model_hash, skip_missing=False, batch_size=64, progress=True):
@@ -47,14 +48,16 @@ def embed_faces(embed, images, folder, output, name, model_hash, skip_missing=Fa
     Raises DataError for missing and unreadable images and for landmarks that fit no face, UserError for the features
     of another model and for embeddings without a direction.
     """
-    from eval.results import hash_file
-
     path = Path(output, f"{name}_features.npy")
     state = dict(model=model_hash, images=hash_file(images.points), count=len(images.names), dimensions=embed.emb_size)
     done, left_out = _find_done(path, state, skip_missing)
     if done < len(images.names):
         faces = _Faces(images, folder, embed.image_shape, _missing(images.names, folder, skip_missing), skip_missing)
         left_out = _fill(path, state, done, left_out, embed, faces, batch_size, progress)
+    try:
+        open_array(path, (len(images.names), 2, embed.emb_size))
+    except DataError as error:
+        raise DataError(f"{error}; delete it and its .json to embed anew") from error
     return FeatureFile(path, np.delete(np.arange(len(images.names)), left_out))
 
 
@@ -72,12 +75,12 @@ def _find_done(path, state, skip):
     note = path.with_suffix(".json")
     if not note.is_file() or not path.is_file():
         return 0, []
-    try:
-        found = json.loads(read_bytes(note).decode())
-        wrong = [name for name in state if found[name] != state[name]]
-        done, left_out = int(found["done"]), list(map(int, found["left_out"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{note}: damaged; delete it and {path.name} to embed anew") from error
+    found = read_json(note, dict)
+    wrong = [name for name in state if found.get(name) != state[name]]
+    done, left_out, count = found.get("done"), found.get("left_out"), state["count"]
+    if not isinstance(left_out, list) or not all(
+            type(number) is int and 0 <= number <= count for number in [done, *left_out]) or count in left_out:
+        raise DataError(f"{note}: damaged; delete it and {path.name} to embed anew")
     if wrong:
         raise UserError(f"{path}: holds embeddings of another {' and '.join(wrong)}; name another --output, or delete "
                         "it")
@@ -112,8 +115,6 @@ class _Faces:
 
 def _fill(path, state, done, left_out, embed, faces, batch_size, progress):
     """Append the embeddings of images `done`, done + 1, ...; returns the numbers of those that are left out."""
-    from datasets.embedding_store import open_rows
-
     count, left_out = state["count"], list(left_out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

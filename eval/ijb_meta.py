@@ -19,10 +19,11 @@ from typing import List, NamedTuple
 import numpy as np
 
 from common.errors import DataError
-from common.files import read_bytes
+from common.files import open_plain, read_text
 from datasets.pairs import bad_line, is_number, read_lines
 
 TARGETS = ("IJBB", "IJBC")
+_TABLE = 1 << 26  # template numbers up to here are looked up in a table, which is fast
 
 
 class Images(NamedTuple):
@@ -131,8 +132,19 @@ def read_pairs(path, templates):
     return Pairs(first.copy(), second.copy(), issame.astype(bool))
 
 
+def _csv_lines(path):
+    """(line number, fields) of every line of a CSV file that is not empty."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        for row in filter(None, reader):
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: not CSV: {error}") from error
+
+
 def _load(path):
     """Whole numbers (P, 3) int32 of lines that hold three each; None where one does not."""
+    open_plain(path).close()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # NumPy only warns of a number such as 1.0, and of a file without any
@@ -146,9 +158,12 @@ def _load(path):
 
 def _known(rows, templates):
     """Which rows name two known templates and a label."""
+    ids = rows[:, :2]
+    if templates[-1] > _TABLE:
+        return (templates[np.searchsorted(templates, ids).clip(max=len(templates) - 1)] == ids).all(1) & (
+            rows[:, 2] >> 1 == 0)
     known = np.zeros(templates[-1] + 2, bool)
     known[templates] = True
-    ids = rows[:, :2]
     return known[np.where(ids < 0, len(known) - 1, np.minimum(ids, len(known) - 1))].all(1) & (rows[:, 2] >> 1 == 0)
 
 
@@ -167,21 +182,21 @@ def read_subjects(path, templates):
 
     Raises DataError, with the line, for a line of another form, a template that has no image, and one of two subjects.
     """
-    reader = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig", "backslashreplace")))
-    header = next(reader, [])
+    rows = _csv_lines(path)
+    _, header = next(rows, (1, []))
     if len(header) < 2 or is_number(header[0].strip()):
         raise bad_line(path, 1, header, "a header, such as TEMPLATE_ID,SUBJECT_ID")
     known, subjects = set(templates.tolist()), {}
-    for row in filter(None, reader):
+    for line, row in rows:
         fields = [field.strip() for field in row[:2]]
         if len(fields) < 2 or not all(map(is_number, fields)):
-            raise bad_line(path, reader.line_num, row, "'template,subject,...'")
+            raise bad_line(path, line, row, "'template,subject,...'")
         template, subject = map(int, fields)
         if template not in known:
-            raise DataError(f"{path} line {reader.line_num}: template {template} has no image in the list of images")
+            raise DataError(f"{path} line {line}: template {template} has no image in the list of images")
         if subjects.setdefault(template, subject) != subject:
-            raise DataError(f"{path} line {reader.line_num}: template {template} shows subject {subject}, an earlier "
-                            f"line says {subjects[template]}")
+            raise DataError(f"{path} line {line}: template {template} shows subject {subject}, an earlier line says "
+                            f"{subjects[template]}")
     if not subjects:
         raise DataError(f"{path}: no templates")
     return Subjects(*np.array(sorted(subjects.items()), np.int64).T.copy())

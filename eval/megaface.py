@@ -20,7 +20,7 @@ from common.cli import ArgumentParser, run
 from common.errors import UserError
 from common.flags import positive
 from eval.feature_sets import models_of, open_features, read_noises
-from eval.features import read_unreadable
+from eval.features import feature_path, read_unreadable
 from eval.identification import FARS, MAX_RANK, Selection, identify, identify_each
 from eval.megaface_report import report_lines, write_report
 from eval.results import add_record_flag
@@ -63,10 +63,19 @@ def score_features(lists, folder, algo="insightface", noises=None, pack="", skip
     if probes.features.shape[1] != distractors.features.shape[1]:
         raise UserError(f"{folder}: FaceScrub features of {probes.features.shape[1]} dimensions, MegaFace features of "
                         f"{distractors.features.shape[1]}: not of one model")
-    results = identify_each(list(selections.values()), probes.features[:], np.array(probes.names), distractors.features,
-                            sizes, max_rank, fars, seed, progress=progress, search=search)
+    features = probes.features[:]
+    _check_length(features, lambda number: feature_path(folder, "facescrub", probes.entries[number], algo))
+    results = identify_each(list(selections.values()), features, np.array(probes.names), distractors.features, sizes,
+                            max_rank, fars, seed, progress=progress, search=search)
     remarks = [_remark(kind, sets[kind], found[kind], read_unreadable(folder, kind, algo)) for kind in sets]
     return Scores(dict(zip(selections, results)), remarks, search.recall if search else None)
+
+
+def _check_length(features, path):
+    """Raise UserError where a feature (D,) of (P, D) is not L2-normalised. path: callable, number -> its file."""
+    lengths = np.linalg.norm(features, axis=1)
+    for number in np.flatnonzero(~(np.abs(lengths - 1) < 1e-3))[:1]:
+        raise UserError(f"{path(number)}: a feature of length {lengths[number]:g}; expected 1")
 
 
 def _remark(kind, found, noises, unreadable):

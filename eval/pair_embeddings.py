@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from common.arrays import open_array
 from common.embeddings import ahead, normalise
-from common.errors import unknown_name
-from common.files import replacing
+from common.errors import DataError, unknown_name
+from common.files import hash_file, replacing
 from datasets.embedding_store import hash_model
-from eval.embeddings import mirrored
-from eval.results import hash_file
+from eval.embeddings import joined, mirrored
 
 FLIPS = ("sum", "concat", "none")
 _FORMAT = "1"  # goes into the key: raised when what is kept, or how it is computed, changes
@@ -45,14 +45,10 @@ def embed_target(target, embed, flip="sum", batch_size=64, progress=True):
 def pair_embeddings(target, passes, flip="sum"):
     """The embeddings of the pairs of a target, (2N, D) float64, L2-normalised.
 
-    passes: (P, M, D), see `embed_target`; flip: 'sum': f(x) + f(mirrored x); 'concat': both side by side, D doubled
-    (Liu et al., 2017, SphereFace); 'none': f(x). Of a template the mean over its images is taken before the
-    normalisation. Raises UserError where one is zero or not finite.
+    passes: (P, M, D), see `embed_target`; flip: see `eval.embeddings.joined`. Of a template the mean over its images is
+    taken before the normalisation. Raises UserError where one is zero or not finite.
     """
-    # The original holds embeddings as float64, and so do these: its numbers come out to the last digit.
-    views = [np.asarray(view, np.float64) for view in (passes[:1] if flip == "none" else passes)]
-    joined = np.concatenate(views, axis=1) if flip == "concat" else sum(views)
-    return normalise(target.of_pairs(joined), target.name)
+    return normalise(target.of_pairs(joined(passes, flip)), target.name)
 
 
 def mean_norm(target, passes, flip="sum"):
@@ -92,7 +88,6 @@ class EmbeddingCache:
 def _load(path):
     """A kept array; None where there is none, and where it is damaged: it can be computed again."""
     try:
-        found = np.load(str(path), allow_pickle=False)
-        return found if found.ndim == 3 else None
-    except (OSError, ValueError, EOFError):
+        return np.array(open_array(path, (None, None, None)))
+    except DataError:
         return None

@@ -23,6 +23,13 @@ def save(figure, path):
         figure.savefig(str(temporary), format="png", dpi=_DPI)
 
 
+def png(figure):
+    """A figure as the bytes of a PNG file."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=_DPI)
+    return image.getvalue()
+
+
 def svg(figure, name):
     """A figure as an <svg> to stand in a page, its text as text. name: a word that no other SVG of the page has, with
     which its ids begin."""
@@ -161,6 +168,18 @@ def pairs_figure(pairs, captions, title, columns=5):
     for axes, pair, caption in zip(grid.flat, pairs, captions):
         axes.imshow(np.concatenate([image.transpose(1, 2, 0) for image in pair], axis=1))
         axes.set_title(caption, fontsize=8, pad=2)
+    return figure
+
+
+def faces_figure(faces, names, title):
+    """Faces side by side, each above its name. faces: (H, W, 3) uint8 RGB; names: a str each. Returns a Figure."""
+    figure = Figure(figsize=(2.6 * len(faces), 3.2), constrained_layout=True)
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    for axes, face, name in zip(figure.subplots(1, len(faces), squeeze=False)[0], faces, names):
+        axes.imshow(face, interpolation="bicubic")
+        axes.set(xticks=[], yticks=[], frame_on=False)
+        shown = name if len(name) <= 32 else f"…{name[-31:]}"
+        axes.set_xlabel(shown.replace("$", r"\$"), fontsize=9)  # a name is no formula
     return figure
 
 

@@ -9,8 +9,10 @@ from common.errors import DataError
 from common.files import read_bytes
 from common.machine import commit
 from common.pages import Markup, data_uri, escape, number, page, table
+from datasets.images import decode_bgr
 from eval import plots
 
+_NAMED = 20  # damaged images that are named
 _LARGE, _WIDEST = 200_000, 1250  # bytes from which a picture is encoded anew; pixels that it then has across at most
 
 _STYLE = """
@@ -142,7 +144,7 @@ def _training(found, name):
             curves = {target: (values["step"], values[key], values["accuracy_std"] if key == "accuracy" else None)
                       for target, values in verified.items() if key in values}
             charts.append(_chart(f"{name}-verified-{k}", f"Verification: {key}", curves, key))
-    return _run_note(found) + _grid(charts) + _verification_table(verified) + _checkpoint_note(found)
+    return _run_note(found) + _warnings(found) + _grid(charts) + _verification_table(verified) + _checkpoint_note(found)
 
 
 def _run_note(found):
@@ -158,6 +160,16 @@ def _run_note(found):
         text += f"{found.progress['step'][-1]:,.0f} steps, the last {minutes:,.1f} minutes after the run's " \
                 f"{'start' if found.start else 'first line'}, {until}."
     return f'<p class="small">{escape(text or "No line of progress was logged yet.")}</p>\n'
+
+
+def _warnings(found):
+    """What the training warned of, and the damaged images that it left out."""
+    bad, lines = found.bad_images, list(found.warnings)
+    if bad:
+        more = f" and {len(bad) - _NAMED:,} more" if len(bad) > _NAMED else ""
+        lines.append(f"damaged images, in whose place others were read: {len(bad):,}, of record numbers "
+                     f"{', '.join(f'{record:.0f}' for record in bad[:_NAMED])}{more}; why stands in train.log")
+    return "".join(f'<p class="missing">{escape(line)}</p>\n' for line in lines)
 
 
 def _verification_table(verified):
@@ -204,9 +216,7 @@ def _picture(folder, file, caption):
 def _shrunk(path):
     """The bytes of a picture, encoded anew where they are many, and its width as it was."""
     encoded = read_bytes(path)
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
-    if image is None:
-        raise DataError(f"{path}: no picture that can be decoded")
+    image = decode_bgr(encoded, path)
     width = image.shape[1]
     if len(encoded) <= _LARGE:
         return encoded, width

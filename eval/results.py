@@ -11,7 +11,6 @@ and whatever else the protocol has to say.
 """
 import csv
 import fcntl
-import hashlib
 import io
 import json
 import re
@@ -20,15 +19,15 @@ import sys
 import time
 from pathlib import Path
 
-from common.checkpoint import params_path, parse_model
+from common.checkpoint import parse_model, weights_path
 from common.errors import DataError, UserError
-from common.files import read_bytes, write_text
+from common.files import hash_file, open_plain, read_csv, read_json, write_text
 from common.machine import commit, machine, versions
 
 RESULTS = "results.json"
+_LONGEST_HEAD = 1 << 20  # bytes
 _COLUMNS = ("date", "protocol", "target", "figures", "network", "loss", "training_data", "model", "model_sha256",
             "data_sha256", "commit", "command", "machine")
-_BLOCK = 1 << 20
 
 
 def make_entry(protocol, target, title, figures, tables=(), pictures=(), trace=None, **more):
@@ -51,16 +50,17 @@ def picture(file, caption):
 def make_trace(model="", files=()):
     """How an evaluation comes about.
 
-    model: 'prefix,epoch', or '' where none is known; one that is not on disk is only named. files: paths of its data.
+    model: 'prefix,epoch' or an ONNX file, or '' where none is known; one that is not on disk is only named. files:
+    paths of its data.
     """
     found = dict(date=time.strftime("%Y-%m-%d %H:%M:%S"), commit=commit(), command=_command(), machine=machine(),
                  versions=versions(), model=model, model_sha256="", network="", loss="", training_data="",
                  files={str(path): hash_file(path) for path in files})
     if model:
-        prefix, epoch = parse_model(model)
-        if params_path(prefix, epoch).is_file():
-            found["model_sha256"] = hash_file(params_path(prefix, epoch))
-        found.update(_training(Path(prefix).parent))
+        path = weights_path(model)
+        if path.is_file():
+            found["model_sha256"] = hash_file(path)
+        found.update(_training(Path(parse_model(model)[0]).parent))
     return found
 
 
@@ -71,22 +71,10 @@ def _command():
 def _training(folder):
     """Network, loss and data set, of the settings that the training left beside its model."""
     try:
-        settings = json.loads(Path(folder, "settings.json").read_text(encoding="utf-8"))
+        settings = read_json(Path(folder, "settings.json"), dict)
         return dict(network=settings["network"], loss=settings["loss"], training_data=settings["dataset"])
-    except (OSError, ValueError, KeyError, TypeError):  # a model from elsewhere
+    except (DataError, KeyError):  # a model from elsewhere
         return {}
-
-
-def hash_file(path):
-    """SHA-256 of a file's bytes, in hexadecimal. Raises DataError where it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            for block in iter(lambda: file.read(_BLOCK), b""):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def write_results(output, entries):
@@ -96,12 +84,7 @@ def write_results(output, entries):
 
 def read_results(path):
     """The entries of a results.json. Raises DataError, naming the line or the entry, for anything else."""
-    try:
-        entries = json.loads(read_bytes(path).decode())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: expected a list of entries, found {type(entries).__name__}")
+    entries = read_json(path, list)
     for number, entry in enumerate(entries, 1):
         if not _is_entry(entry):
             raise DataError(f"{path}: entry {number} is no result of an evaluation as eval/ writes it now; evaluate "
@@ -116,7 +99,8 @@ def _is_entry(entry):
                 and isinstance(entry["trace"].get("files", {}), dict)
                 and all(isinstance(found["columns"], list) and all(isinstance(row, list) for row in found["rows"])
                         and isinstance(found["title"], str) for found in entry["tables"])
-                and all(isinstance(found[name], str) for found in entry["pictures"] for name in ("file", "caption")))
+                and all(isinstance(found[name], str) for found in entry["pictures"] for name in ("file", "caption"))
+                and not any({"..", "/"} & {*Path(found["file"]).parts} for found in entry["pictures"]))
     except (KeyError, TypeError):
         return False
 
@@ -143,10 +127,12 @@ def append_record(path, entry):
                   data_sha256=" ".join(trace.get("files", {}).values()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+", encoding="utf-8", newline="") as file:
+        if path.exists():
+            open_plain(path).close()  # a device is not appended to
+        with open(path, "a+", encoding="utf-8", errors="replace", newline="") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            head = file.readline()
+            head = file.readline(_LONGEST_HEAD)
             if head and head.rstrip("\n").split(",") != list(_COLUMNS):
                 raise UserError(f"{path}: not a table of evaluations; its first line should be {','.join(_COLUMNS)}")
             file.write("" if head else _row(_COLUMNS))
@@ -159,12 +145,12 @@ def read_records(path):
     """The rows of such a CSV, dicts, with `figures` as a dict name -> number or None. Raises DataError for any other
     file."""
     try:
-        rows = list(csv.DictReader(io.StringIO(read_bytes(path).decode(), newline="")))
+        rows = [row for _, row in read_csv(path)[1]]
         for row in rows:
             row["figures"] = {name: float(value) if value else None
                               for name, value in re.findall(r"([^= ][^=]*)=(\S*)", row["figures"])}
         return rows
-    except (ValueError, KeyError, AttributeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a table of evaluations: {error}") from error
 
 

@@ -6,7 +6,7 @@ from typing import Dict, List, NamedTuple
 import numpy as np
 
 from common.errors import DataError
-from common.files import read_bytes
+from common.files import read_bytes, read_json
 
 LOG = "train.jsonl"
 _NUMBERS = {  # event: what it must hold as a number
@@ -15,6 +15,9 @@ _NUMBERS = {  # event: what it must hold as a number
     "progress": ("time", "step", "epoch", "samples_per_second", "loss", "accuracy", "lr"),
     "verification": ("time", "step", "accuracy", "accuracy_std", "xnorm"),
     "checkpoint": ("step",),
+    "warning": ("step",),
+    "bad_image": ("step", "record"),
+    "bad_images": ("step", "images", "replaced"),
 }
 
 
@@ -22,7 +25,8 @@ class Training(NamedTuple):
     """The last run in a log. settings: dict, empty where there is no settings.json; start: what the run said at its
     start (command, versions, ...), empty in logs that do not tell; runs: how many the log holds; resumed: steps after
     which it was stopped and went on; progress: name -> (N,) values; verification: target -> name -> (M,) values;
-    checkpoints: (step, path) of each."""
+    checkpoints: (step, path) of each; warnings: what the run said, a line each; bad_images: record numbers of damaged
+    images that were left out."""
 
     folder: Path
     settings: Dict
@@ -32,6 +36,8 @@ class Training(NamedTuple):
     progress: Dict
     verification: Dict
     checkpoints: List
+    warnings: List
+    bad_images: List
 
 
 def read_training(folder):
@@ -41,16 +47,21 @@ def read_training(folder):
     starts = [event for event in events if event["event"] == "start"]
     targets = dict.fromkeys(event["target"] for event in events if event["event"] == "verification")
     return Training(
-        folder, _read_settings(folder / "settings.json"), starts[-1] if starts else {}, runs,
+        folder, read_settings(folder / "settings.json"), starts[-1] if starts else {}, runs,
         [event["step"] for event in events if event["event"] == "resume"],
         _columns(events, "progress"), {name: _columns(events, "verification", name) for name in targets},
-        [(event["step"], event.get("path", "")) for event in events if event["event"] == "checkpoint"])
+        [(event["step"], event.get("path", "")) for event in events if event["event"] == "checkpoint"],
+        [f"step {event['step']:,}: {event.get('text', '')}" for event in events if event["event"] == "warning"],
+        [event["record"] for event in events if event["event"] == "bad_image"])
 
 
 def read_events(path):
     """The events of a log, a list of dict; those of other kinds are left out, as is a last line still being written."""
+    *lines, unfinished = read_bytes(path).split(b"\n")
+    if not b"{\"event\"".startswith(unfinished[:8]):
+        lines.append(unfinished)
     events = []
-    for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], 1):
+    for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line.decode())
             numbers = _NUMBERS.get(event["event"])
@@ -61,7 +72,7 @@ def read_events(path):
                     and isinstance(event.get("trace", {}), dict)):
                 events.append(event)
                 continue
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         raise DataError(f"{path} line {number}: no event of a training; mend or remove that line")
     return events
@@ -94,13 +105,8 @@ def _columns(events, kind, target=None):
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
-def _read_settings(path):
+def read_settings(path):
+    """The settings that a training has left in a JSON file: a dict, empty where there is none. Raises DataError."""
     if not path.exists():
         return {}
-    try:
-        settings = json.loads(read_bytes(path).decode())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise DataError(f"{path}: expected a JSON object of settings, found {type(settings).__name__}")
-    return settings
+    return read_json(path, dict)

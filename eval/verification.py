@@ -18,7 +18,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 import numpy as np
 
-from common.checkpoint import parse_model
+from common.checkpoint import is_onnx, on_backend, parse_model
 from common.cli import ArgumentParser, run
 from common.errors import UserError
 from common.flags import add_device_flags, device_names, positive
@@ -157,7 +157,7 @@ def verify(models, targets, output, make_embedder, nfolds=10, flip="sum", mode=0
            cache=None, record=None, seed=0):
     """Test every model on every target; write pictures and results.json; yields (target name, epoch, Test) of each.
 
-    models: list of 'prefix,epoch'. targets: as `test` takes them, of different names. output: folder.
+    models: list of 'prefix,epoch' or ONNX files. targets: as `test` takes them, of different names. output: folder.
     make_embedder: callable, model -> embed (see `test`), called once for each model, or not at all where the cache has
     all. mode: 1 adds sheets of wrong decisions in `badcases/`, 2 the embeddings. cache: folder of an EmbeddingCache.
     record: CSV that gets a row for each (see `eval.results`). Several models are drawn as a curve in the end.
@@ -194,12 +194,15 @@ def _check_writable(folder):
 
 
 def find_models(text, slice_text=""):
-    """The checkpoints that --model names: 'prefix,1', 'prefix,1|2', or 'prefix' for all epochs on disk, newest first.
+    """The models that --model names: 'prefix,1', 'prefix,1|2', 'prefix' for all epochs on disk, newest first, or an
+    ONNX file.
 
     slice_text: 'a,b', the a-th to before the b-th of all epochs. Returns a list of 'prefix,epoch'.
     """
     from common.checkpoint import find_epochs
 
+    if is_onnx(text):
+        return [text]
     named = re.fullmatch(r"(.+),\s*(\d+(?:\|\d+)*)\s*", text)
     if named:
         return [f"{named[1]},{int(epoch)}" for epoch in named[2].split("|")]
@@ -235,8 +238,8 @@ def find_targets(text, folder, default=()):
 
 def parse_args(args=None):
     parser = ArgumentParser(description="Verify pairs of faces with a model: accuracy, TAR at FAR, ROC, scores.")
-    parser.add_argument("--model", default="../model/softmax,50", help="PREFIX,EPOCH; 'PREFIX,EPOCH|EPOCH'; or PREFIX "
-                        "for all epochs, newest first")
+    parser.add_argument("--model", default="../model/softmax,50", help="PREFIX,EPOCH; 'PREFIX,EPOCH|EPOCH'; PREFIX "
+                        "for all epochs, newest first; or an .onnx file")
     parser.add_argument("--data-dir", default="", help="folder of the .bin packs; empty: that of --dataset, else "
                         "the current one")
     parser.add_argument("--dataset", default="", help="name or folder of a data set, which gives packs and image size")
@@ -273,9 +276,9 @@ def main():
     if dataset and not args.image_size:
         image_shape = dataset.image_shape
     default = dataset.val_targets if dataset and not args.data_dir else ()
-    models = find_models(args.model, args.max)
+    models = [on_backend(model, args.backend) for model in find_models(args.model, args.max)]
     targets = [load_target(path, image_shape) for path in find_targets(args.target, folder, default)]
-    output = args.output or Path(models[0].rpartition(",")[0]).parent / "verification"
+    output = args.output or Path(parse_model(models[0])[0]).parent / "verification"
     devices, best = get_devices(device_names(args)), {}
     found = verify(models, targets, output, lambda model: Embedder(model, devices, args.batch_size, image_shape),
                    args.nfolds, args.flip, args.mode, args.batch_size * len(devices),

@@ -13,8 +13,10 @@ from recognition.trainer import Callback, NotFinite
 class Progress(Callback):
     """Every `frequent` steps: speed, loss, accuracy, learning rate, and how long it will take yet.
 
-    total: steps of the whole run, 0 where there is no end.
+    total: steps of the whole run, 0 where there is no end. Attribute: line, (step, loss, accuracy) of the last one.
     """
+
+    line = (0, None, None)
 
     def __init__(self, log, frequent, total=0):
         self._log, self._frequent, self._total = log, frequent, total
@@ -34,7 +36,8 @@ class Progress(Callback):
             self._say(trainer)
 
     def _say(self, trainer):
-        loss, accuracy = trainer.take_metrics()  # waits until the steps are computed
+        loss, accuracy = trainer.take_metrics()
+        self.line = trainer.steps, loss, accuracy
         now, steps = time.time(), trainer.steps - self._last
         speed = steps * trainer.batch_size * trainer.workers.size / (now - self._since)
         text = (f"Epoch[{trainer.epoch}] Batch [{trainer.steps}{f'/{self._total}' if self._total else ''}]\t"

@@ -39,12 +39,13 @@ class Cleaning(NamedTuple):
     is_dropped: np.ndarray
 
 
-def drop_noise(model, dataset, output, limit=75.0, devices=None, batch_size=64, progress=True):
+def drop_noise(model, dataset, output, limit=75.0, devices=None, batch_size=64, progress=True, backend="mxnet"):
     """Write a training set without the images that are further than `limit` from their dominant sub-centre.
 
     model: 'prefix,epoch' of a checkpoint with its head, trained on this data set; dataset: name or folder; output: a
     new folder. limit: degrees, over 0 and below 180. devices: list of mx.Context, None for all GPUs, else the CPU;
-    batch_size: images that a device embeds at once; progress: show bars. Every image is read twice, and none kept.
+    batch_size: images that a device embeds at once; progress: show bars; backend: what embeds, see `load_model`. Every
+    image is read twice, and none kept.
 
     The output has the kept images as they are, identity by identity, with identity records. An identity that loses all
     its images is left out, and those behind it move up. Beside the set lie dropped.csv (record, identity, angle,
@@ -57,7 +58,7 @@ def drop_noise(model, dataset, output, limit=75.0, devices=None, batch_size=64, 
         raise UserError(f"angle {limit:g}: expected more than 0 and less than 180 degrees")
     devices = devices or get_devices()
     with closing(TrainingSet(find_dataset(dataset).folder)) as training_set:
-        embed, centres = load_model(model, training_set, devices, batch_size)
+        embed, centres = load_model(model, training_set, devices, batch_size, backend)
         with new_folder(output) as folder:
             labels, angles = own_angles(embed, centres, training_set, batch_size * len(devices), progress)
             cleaning = judge(training_set.numbers, labels, angles, limit)
@@ -65,8 +66,8 @@ def drop_noise(model, dataset, output, limit=75.0, devices=None, batch_size=64, 
     return cleaning
 
 
-def load_model(model, training_set, devices=None, batch_size=64):
-    """Read a model with its head.
+def load_model(model, training_set, devices=None, batch_size=64, backend="mxnet"):
+    """Read a model with its head. backend: onnxruntime takes the exported model instead, but for the head.
 
     Returns an Embedder, and the head's centres, (C, K, D) float32, L2-normalised: row c·K + k of `fc7_weight` is
     centre k of class c. Raises UserError or DataError for a model without a head, or whose head is of other classes or
@@ -76,7 +77,10 @@ def load_model(model, training_set, devices=None, batch_size=64):
     embedding = embedding_of(symbol, model)
     if "fc7_weight" not in arg_params:
         raise UserError(f"model {model}: has no head (fc7_weight); train with --ckpt-embedding 0 to save it")
-    embed = Embedder.from_params(embedding, arg_params, aux_params, devices, batch_size, training_set.image_shape)
+    if backend == "mxnet":
+        embed = Embedder.from_params(embedding, arg_params, aux_params, devices, batch_size, training_set.image_shape)
+    else:
+        embed = Embedder(checkpoint.on_backend(model, backend), devices, batch_size, training_set.image_shape)
     weight, num_classes = arg_params["fc7_weight"].asnumpy().astype(np.float32), training_set.num_classes
     if weight.ndim != 2 or weight.shape[1] != embed.emb_size:
         raise DataError(f"model {model}: its head (fc7_weight) has shape {weight.shape}; expected rows of the "

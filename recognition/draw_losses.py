@@ -47,7 +47,7 @@ def main():
 
     pictures = draw(args.pictures, parse_cases(args.losses), read_faces(args.faces) if args.faces else None, args.steps,
                     args.seed, args.model, find_dataset(args.dataset).folder if args.dataset else "", args.images,
-                    get_devices(device_names(args)))
+                    get_devices(device_names(args)), backend=args.backend)
     print(write_report(pictures, args.output))
 
 

@@ -35,7 +35,7 @@ def main():
     from recognition.cleaning import drop_noise, summary
 
     cleaning = drop_noise(args.model, args.dataset, args.output, args.angle, get_devices(device_names(args)),
-                          args.batch_size)
+                          args.batch_size, backend=args.backend)
     print("\n".join(summary(cleaning)))
 
 

@@ -4,7 +4,7 @@ from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import List, NamedTuple, Optional
 
 from common.checkpoint import load_pretrained
 from common.devices import get_devices
@@ -13,13 +13,14 @@ from common.errors import UserError
 from common.log import RunLog
 from common.mxnet_setup import mx
 from datasets import find_dataset, list_targets
+from datasets.bad_images import BadImages
 from datasets.identity_iter import IdentityIter
 from datasets.image_iter import ImageIter, SyntheticIter
 from datasets.shards import open_images
 from datasets.targets import load_target
 from eval.results import make_trace
 from eval.verification import check_pack
-from recognition import callbacks, memory, pair_losses, presets
+from recognition import callbacks, guards, memory, pair_losses, presets
 from recognition import resume as resuming
 from recognition.class_parallel import split_classes, split_loss
 from recognition.heads import LOSSES, classification_loss, get_head
@@ -59,7 +60,8 @@ def _train(settings, resume, workers):
     dataset = find_dataset(settings.dataset)
     packs, missing = _packs(settings, dataset) if leads else ([], [])
     training_set = open_images(dataset.folder, settings.data_images_filter)
-    batches, trace = _batches(settings, training_set, workers), _trace(dataset, packs)
+    watch = guards.Guards(settings, training_set)
+    batches, trace = _batches(settings, training_set, workers, watch.bad_images), _trace(dataset, packs)
     about = resuming.about(settings, get_devices(settings.devices) * workers.size, dataset.folder, trace["files"])
     workers.check(_shared_facts(settings, batches, about))
     state, said = resuming.find_state(prefix, about) if resume and leads else (None, [])
@@ -78,12 +80,16 @@ def _train(settings, resume, workers):
     stored = _stored(settings, dataset.num_classes, trainer.embedding)
     with StopSignals(log.line) as stopped:
         try:
-            parts = _callbacks(settings, log, total, packs, stored, batches, about, stopped, workers)
+            parts = _callbacks(settings, log, total, packs, stored, batches, about, stopped, trainer, watch)
             if state:
                 resuming.restore(state, batches, parts.present())
             ended = _fit(settings, trainer, batches, parts, log, stopped)
+        except UserError as error:
+            log.record("warning", step=trainer.steps, target="stopped", text=str(error))
+            raise
         finally:
             batches.close()
+            watch.finish(log, trainer)
             if settings.report and leads:
                 _report(prefix.parent, log)
             log.close()
@@ -107,9 +113,12 @@ def _stored(settings, num_classes, embedding):
 
 
 class _Callbacks(NamedTuple):
-    """What happens around the steps; the last three of the first worker alone."""
+    """What happens around the steps; before, after: what watches over the training, see `guards.Guards`; the last three
+    of the first worker alone."""
 
+    before: List
     progress: callbacks.Progress
+    after: List
     gather: callbacks.Gather
     verification: Optional[callbacks.Verification] = None
     checkpoint: Optional[callbacks.Checkpoint] = None
@@ -117,16 +126,17 @@ class _Callbacks(NamedTuple):
 
     def present(self):
         """Those that there are, a list."""
-        return [callback for callback in self if callback]
+        return [*self.before, self.progress, *self.after, *filter(None, self[3:])]
 
 
-def _callbacks(settings, log, total, packs, stored, batches, about, stopped, workers):
+def _callbacks(settings, log, total, packs, stored, batches, about, stopped, trainer, watch):
     """The _Callbacks of a worker; state_saver is None where no state is to be saved."""
-    prefix = model_prefix(settings)
+    prefix, workers = model_prefix(settings), trainer.workers
     progress = callbacks.Progress(log, settings.frequent, total)
+    before, after = watch.callbacks(log, progress, trainer)
     gather = callbacks.Gather(settings.verbose, settings.state_every)
     if workers.rank:
-        return _Callbacks(progress, gather)
+        return _Callbacks(before, progress, after, gather)
     # Of several workers none stops in a verification, for the others would wait
     asked = dict(stopped=stopped) if workers.size == 1 else {}
     verification = callbacks.Verification(log, packs, settings.verbose, progress, **asked)
@@ -134,8 +144,8 @@ def _callbacks(settings, log, total, packs, stored, batches, about, stopped, wor
                                               settings.ckpt_keep, settings.ckpt_best, settings.ckpt_epochs), None
     if settings.ckpt and settings.state_keep:
         state_saver = resuming.StateSaver(log, prefix, settings.state_every, settings.state_keep, batches,
-                                          [progress, verification, saver], about)
-    return _Callbacks(progress, gather, verification, saver, state_saver)
+                                          [progress, verification, saver, *after], about)
+    return _Callbacks(before, progress, after, gather, verification, saver, state_saver)
 
 
 def _fit(settings, trainer, batches, parts, log, stopped):
@@ -157,7 +167,7 @@ def _fit(settings, trainer, batches, parts, log, stopped):
         kept = "no checkpoint had been saved"
         if trainer.workers.rank or saver.path:
             kept = f"the last good checkpoint is {saver.path if saver else 'with the first worker'}"
-        raise UserError(f"{error}; {kept}; {_advice(settings)}") from error
+        raise UserError(f"{error}; {kept}; {guards.finite_advice(settings)}") from error
     if ended and saver and saver.failure:
         raise UserError(f"the last model is not saved: {saver.failure}")
     return ended
@@ -190,16 +200,6 @@ def _report(folder, log):
         log.line(f"warning: no report: {type(error).__name__}: {error}")
 
 
-def _advice(settings):
-    """What to change where a training came to numbers that are not finite."""
-    tries = [f"a lower --lr than {settings.lr:g}", f"a longer --lr-warmup than {settings.lr_warmup}"]
-    if "margin_warmup" in settings and settings.loss != "nsoftmax":
-        tries.append(f"a longer --margin-warmup than {settings.margin_warmup}")
-    if not settings.pretrained:
-        tries.append("--pretrained with a model that --loss softmax has trained")
-    return "try " + ", or ".join(tries)
-
-
 def benchmark(settings, num_classes=None):
     """Samples per second of training on one synthetic batch; num_classes: None for those of the data set.
 
@@ -217,7 +217,8 @@ def benchmark(settings, num_classes=None):
 def test_io(settings):
     """Samples per second of the reader alone, over one epoch or `max_steps` batches; triplets are not mined."""
     images = open_images(find_dataset(settings.dataset).folder, settings.data_images_filter)
-    batches = _batches(settings, images, Alone(), mined=False)
+    bad_images = BadImages(len(images), lambda number, why: print(f"warning: {why}"))
+    batches = _batches(settings, images, Alone(), bad_images if settings.bad_images == "skip" else None, mined=False)
     steps = min(settings.max_steps or batches.num_batches, batches.num_batches)
     rate = _rate(lambda batch: None, batches, steps, warm_up=0)
     batches.close()
@@ -235,10 +236,11 @@ def _rate(step, batches, steps, warm_up=_WARM_UP):
     return steps * batches.batch_size / (time.time() - started)
 
 
-def _batches(settings, training_set, workers, mined=True):
+def _batches(settings, training_set, workers, bad_images, mined=True):
     devices = len(get_devices(settings.devices))
     how = dict(batch_size=settings.per_batch_size * devices, seed=settings.seed, rand_mirror=settings.data_rand_mirror,
-               color=settings.data_color, cutoff=settings.data_cutoff, part_index=workers.rank, num_parts=workers.size)
+               color=settings.data_color, cutoff=settings.data_cutoff, bad_images=bad_images,
+               timeout=settings.reader_timeout, part_index=workers.rank, num_parts=workers.size)
     if "images_per_identity" not in settings:
         return ImageIter(training_set, **how)
     how.update(images_per_identity=settings.images_per_identity)

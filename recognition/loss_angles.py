@@ -123,11 +123,11 @@ def unit(vectors):
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def checkpoint_angles(models, folder, most=2000, seed=0, devices=None, progress=True):
+def checkpoint_angles(models, folder, most=2000, seed=0, devices=None, progress=True, backend="mxnet"):
     """θ of a training set's images under checkpoints that hold their head (saved with --ckpt-embedding 0).
 
     models: list of 'prefix,epoch'; folder: holds train.rec, of which `most` images are drawn at random (0: all).
-    devices: list of mx.Context, None for all GPUs, else the CPU.
+    devices: list of mx.Context, None for all GPUs, else the CPU; backend: see `cleaning.load_model`.
     Returns a list, for each model what `class_angles` gives. Raises UserError for a model without a head, or whose head
     is of other classes.
     """
@@ -137,7 +137,7 @@ def checkpoint_angles(models, folder, most=2000, seed=0, devices=None, progress=
     angles = []
     with tqdm(total=len(models) * len(images), unit="image", disable=not progress) as bar:
         for model in models:
-            embed, centres = load_model(model, training_set, devices)
+            embed, centres = load_model(model, training_set, devices, backend=backend)
             parts = []
             for start in range(0, len(images), embed.batch_size):
                 parts.append(embed(images[start:start + embed.batch_size]))

@@ -45,13 +45,14 @@ _CAPTIONS = {
 
 
 def draw(kinds=(), cases=None, faces=None, steps=600, seed=0, model="", dataset="", most=2000, devices=None,
-         progress=True):
+         progress=True, backend="mxnet"):
     """Draw the pictures of some of KINDS; none named: all, angles only where a model is named.
 
     cases: list of Case, None for those that each picture shows best. faces: (images (N, 3, H, W) uint8 RGB, labels
     (N,)) to train toys on, None for rendered ones; steps: of each toy training; seed: of the toys, and of what is drawn
     from the data set. model: 'prefix', 'prefix,1' or 'prefix,1|5|9'; dataset: folder with train.rec, of which `most`
-    images are taken (0: all); devices: list of mx.Context to embed them on, None for all GPUs, else the CPU.
+    images are taken (0: all); devices: list of mx.Context to embed them on, None for all GPUs, else the CPU;
+    backend: what embeds them, see `cleaning.load_model`.
     Returns a list of Picture. Raises UserError for what cannot be drawn.
     """
     for kind in kinds:
@@ -65,7 +66,7 @@ def draw(kinds=(), cases=None, faces=None, steps=600, seed=0, model="", dataset=
                         "--dataset")
     figures = {}
     if "angles" in kinds:
-        figures["angles"] = _angles(model, dataset, most, seed, devices, progress)
+        figures["angles"] = _angles(model, dataset, most, seed, devices, progress, backend)
     for kind in ("curves", "boundaries", "regions"):
         if kind in kinds:
             make = getattr(loss_pictures, f"{kind}_figure")
@@ -89,11 +90,11 @@ def _embeddings(cases, faces, steps, seed, progress):
                     angles, f"Angles in training: {loss_pictures.label(last.case)}, three dimensions"))
 
 
-def _angles(model, dataset, most, seed, devices, progress):
+def _angles(model, dataset, most, seed, devices, progress, backend):
     models = find_models(model)
     if "," not in model:  # all epochs, newest first
         models = [models[place] for place in sorted({len(models) - 1, len(models) // 2, 0}, reverse=True)]
-    angles = checkpoint_angles(models, dataset, most, seed, devices, progress)
+    angles = checkpoint_angles(models, dataset, most, seed, devices, progress, backend)
     return embedding_pictures.angles_figure(
         {f"checkpoint {name.rpartition(',')[2]}": pair for name, pair in zip(models, angles)},
         f"Angles in training: {Path(models[0]).resolve().parent.name}")

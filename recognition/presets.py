@@ -8,8 +8,8 @@ from pathlib import Path
 
 from easydict import EasyDict
 
-from common.errors import DataError, UserError, unknown_name
-from common.files import write_text
+from common.errors import UserError, unknown_name
+from common.files import read_json, write_text
 
 NAMES = ("dataset", "network", "loss")  # these choose the other presets, and are parsed first
 SETTINGS = {  # key: (default, what it is)
@@ -49,6 +49,9 @@ SETTINGS = {  # key: (default, what it is)
     "data_color": (0, "0: colours as they are; 1: change them at random; 2: that, and JPEG noise"),
     "data_cutoff": (0, "side in pixels of a square that is made grey in every second image; 0: none"),
     "data_images_filter": (0, "leave out identities with fewer images than this"),
+    "bad_images": ("stop", "what a damaged image does: stop the training with its record number; skip: another image "
+                   "stands in for it, and it is counted"),
+    "reader_timeout": (300, "seconds in which the next batch must be read, or the training stops; 0: no end"),
     "bn_mom": (0.9, "momentum of the BatchNorm statistics"),
     "memonger": (False, "train in about half the memory and a third more time, by computing maps again"),
     "fc7_lr_mult": (1.0, "factor of the head's learning rate"),
@@ -67,8 +70,9 @@ _MEANINGS = {
 }
 _LEAST = dict(ckpt_keep=0, state_every=0, state_keep=0, verbose=1, frequent=1, per_batch_size=1, max_steps=0, epochs=0,
               pretrained_epoch=0, seed=0, lr=0, wd=0, mom=0, lr_warmup=0, margin_start=0, margin_warmup=0,
-              images_per_identity=2, triplet_bag_size=3, triplet_max_ap=0, data_cutoff=0, data_images_filter=0)
-_CHOICES = dict(ckpt=(0, 1, 2, 3), data_color=(0, 1, 2),
+              images_per_identity=2, triplet_bag_size=3, triplet_max_ap=0, data_cutoff=0, data_images_filter=0,
+              reader_timeout=0)
+_CHOICES = dict(ckpt=(0, 1, 2, 3), data_color=(0, 1, 2), bad_images=("stop", "skip"),
                 kvstore=("device", "local", "dist_sync", "dist_device_sync", "horovod"))
 
 
@@ -87,17 +91,18 @@ def own_settings(network, loss):
             **network_settings(network)}
 
 
-def resolve(own, config, typed):
-    """Put the layers over each other. own: see `own_settings`; config, typed: dicts of what the file and the flags say.
+def resolve(own, config, typed, path=""):
+    """Put the layers over each other. own: see `own_settings`; config, typed: dicts of what the file and the flags say;
+    path: of the file.
 
     Returns an EasyDict with every key. Raises UserError for a key that is no setting and for a value it cannot have.
     """
     settings = {**{key: default for key, (default, _) in SETTINGS.items()}, **own}
     unknown = set(config) - set(settings)
     if unknown:
-        raise unknown_name("setting in the config file", min(unknown), settings)
+        raise unknown_name(f"setting in the config file {path}", min(unknown), settings)
     for key, value in config.items():
-        _check_kind(key, value, settings[key])
+        _check_kind(path, key, value, settings[key])
     resolved = EasyDict({**settings, **config, **typed})
     for key, least in _LEAST.items():
         if resolved.get(key, least) < least:
@@ -127,10 +132,13 @@ def _check_many_machines(settings):
                         "alone; expected another loss, or --kvstore device")
 
 
-def _check_kind(key, value, default):
+def _check_kind(path, key, value, default):
     kinds = {float: (float, int), tuple: (tuple, list), list: (tuple, list)}
-    if not isinstance(value, kinds.get(type(default), type(default))):
-        raise UserError(f"config file: {key} is {value!r}; expected something like {default!r}")
+    fits = isinstance(value, kinds.get(type(default), type(default)))
+    if isinstance(default, (tuple, list)):
+        fits = fits and all(isinstance(item, type(default[0])) for item in value)
+    if not fits:
+        raise UserError(f"config file {path}: {key} is {value!r}; expected something like {default!r}")
 
 
 def add_flags(parser, keys, own=None):
@@ -162,18 +170,8 @@ def _whole_numbers(text):
 
 
 def read_config(path):
-    """Read a config file, a JSON object. Raises UserError or DataError where it is missing or something else."""
-    if not path:
-        return {}
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"--config {path}: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise DataError(f"--config {path}: expected a JSON object of settings, found {type(config).__name__}")
-    return config
+    """Read a config file, a JSON object. Raises DataError where it is missing or something else."""
+    return read_json(path, dict) if path else {}
 
 
 def lr_steps(text):

@@ -15,7 +15,7 @@ from recognition.trainer import Callback
 # What may be another when a training goes on; what changes its rounding alone; what is looked at in another way
 _FREE = ("models_root", "pretrained", "pretrained_epoch", "ckpt", "ckpt_embedding", "ckpt_keep", "ckpt_best",
          "ckpt_epochs", "state_every", "state_keep", "verbose", "frequent", "report", "max_steps", "epochs", "targets",
-         "dataset")
+         "dataset", "bad_images", "reader_timeout")
 _ROUNDING = ("kvstore", "class_parallel", "memonger")
 _CHECKED_APART = ("devices", "per_batch_size")
 
@@ -188,4 +188,6 @@ def restore(state, batches, callbacks):
     """Bring reader and callbacks to where they were. Raises UserError where the reader is of other data."""
     batches.restore(state.numbers["reader"])
     for callback in callbacks:
-        callback.restore(state.numbers["callbacks"].get(type(callback).__name__, {}))
+        stored = state.numbers["callbacks"].get(type(callback).__name__)
+        if stored:
+            callback.restore(stored)

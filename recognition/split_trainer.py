@@ -59,26 +59,36 @@ class SplitTrainer(Trainer):
         set_multipliers(optimizer, {name: multipliers[stem] for name in self._names for stem in multipliers
                                     if name.startswith(f"{stem}{PART}")})
         optimizer.idx2name = dict(enumerate(self._names))  # given earlier, it would spare biases the decay
-        self._update = mx.optimizer.get_updater(optimizer)
+        self._update_head = mx.optimizer.get_updater(optimizer)
 
-    def _compute(self, batch):
+    def _forward(self, batch):
         self.module.forward(batch, is_train=True)
         embedding, = self.module.get_outputs()  # of all devices, on the first
         embedding.copyto(self._head.arg_dict[_EMBEDDING])
         self._prepare(batch.label[0]).copyto(self._head.arg_dict[LABEL])
         outputs = self._head.forward(is_train=True)
+        _, loss, correct, *_ = outputs
+        return [[loss], [correct]], outputs
+
+    def _backward(self):
         self._head.backward()
         self.module.backward([self._head.grad_dict[_EMBEDDING]])
+
+    def _update(self, outputs):
         self.module.update()
         for number, name in enumerate(self._names):
             gradient = self._gradient(name)
             self.workers.sum(name, gradient)
-            self._update(number, gradient, self._arrays[name])
+            self._update_head(number, gradient, self._arrays[name])
         for name, number in self._states.items():
             self.workers.sum(name, outputs[number])
             (outputs[number] / self.workers.size).copyto(self._head.arg_dict[name])
-        _, loss, correct, *_ = outputs
-        return [[loss], [correct]]
+
+    def _executors(self):
+        return [*super()._executors(), self._head]
+
+    def _device_arrays(self):
+        return {**super()._device_arrays(), **self._arrays}
 
     def _prepare(self, label):
         """Get the head ready for a batch of these labels; returns them as the head is to have them."""
@@ -105,7 +115,7 @@ class SplitTrainer(Trainer):
             given[name].copyto(array)
 
     def _momenta(self):
-        states = self._update.states
+        states = self._update_head.states
         parts = {name: states.get(number) for number, name in enumerate(self._names)}
         return {**super()._momenta(), **merge_params({k: array for k, array in parts.items() if array is not None})}
 
@@ -115,4 +125,4 @@ class SplitTrainer(Trainer):
         given = split_params({name: array for name, array in momenta.items() if name not in own}, self._counts)
         for number, name in enumerate(self._names):
             if name in given:
-                self._update.states[number], self._update.states_synced[number] = given[name], False
+                self._update_head.states[number], self._update_head.states_synced[number] = given[name], False

@@ -29,14 +29,14 @@ def parse_args(args=None):
     first, _ = parser.parse_known_args(args)
     config = presets.read_config(first.config)
     names = presets.resolve({}, {key: config[key] for key in presets.NAMES if key in config},
-                            {key: value for key, value in vars(first).items() if key in presets.NAMES})
+                            {key: value for key, value in vars(first).items() if key in presets.NAMES}, first.config)
     own = presets.own_settings(names.network, names.loss)
     keys = [key for key in {**presets.SETTINGS, **own} if key not in presets.NAMES + ("net_name",)]
     presets.add_flags(parser, keys, own)
     parser.add_argument("-h", "--help", action="help", help="show this and exit")
     flags = parser.parse_args(args)
     typed = {key: value for key, value in vars(flags).items() if key in presets.NAMES or key in keys}
-    return presets.resolve(own, config, typed), flags
+    return presets.resolve(own, config, typed, flags.config), flags
 
 
 def main():

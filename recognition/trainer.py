@@ -1,7 +1,6 @@
 """The training loop: a symbol, an iterator and a list of callbacks. It knows no network and no loss by name."""
 import json
 import sys
-from collections import deque
 from functools import partial
 
 import numpy as np
@@ -9,11 +8,11 @@ import numpy as np
 from common import graph
 from common.errors import DataError, UserError
 from common.mxnet_setup import mx
+from recognition import diagnosis
 from recognition.workers import Alone
 
 LABEL = "softmax_label"
 _NEXT = "_next_output"
-_STEPS_AHEAD = 2  # steps that may wait in MXNet's queue; more would only pile up batches
 
 
 class NotFinite(UserError):
@@ -36,6 +35,7 @@ class Trainer:
     resumed: (numbers, arrays), what `state` gave, the arrays as NumPy arrays: the training goes on from there, and
     arg_params and aux_params are not looked at. On as many devices every number is what it would have been without the
     stop. Raises DataError where the arrays are of another network.
+    Attributes: steps, epoch; labels, those of the last batch: NDArray (N,).
     """
 
     def __init__(self, embedding, loss, devices, batches, initializer, arg_params=None, aux_params=None, lr=0.1,
@@ -50,7 +50,7 @@ class Trainer:
         self._seed, self._draws = seed, draws_random(network)
         numbers, arrays = resumed or (dict(step=0, epoch=0, metrics=[], devices=len(devices)), {})
         self.steps, self.epoch, self._seen = numbers["step"], numbers["epoch"], list(numbers["metrics"])
-        self._outputs = deque()
+        self.labels = None
         self._bind(network, loss, batches)
         self._init_params(initializer, *[{}, {}] if resumed else [arg_params or {}, aux_params or {}])
         if resumed:
@@ -92,39 +92,46 @@ class Trainer:
         return self._scheduler(self.steps + 1) if self._scheduler else self._optimizer.lr
 
     def step(self, batch):
-        """One step of SGD on a batch. Returns before it is computed; raises NotFinite where the loss of an earlier
-        step is not finite."""
+        """One step of SGD on a batch. Returns before its gradients are computed.
+
+        Raises NotFinite, which names the layer, where the loss is not finite; the parameters stay as they were then.
+        """
+        parts, outputs = self._run(batch)
+        self._backward()
+        # The loss is waited for while the devices are busy with the backward pass: looking at it costs no time.
+        found = [float(np.mean([part.asnumpy() for part in one], dtype=np.float64)) for one in parts]
+        if not np.isfinite(found[0]):
+            raise NotFinite(f"the loss became {found[0]} at step {self.steps + 1}: {self._diagnose(batch)}")
+        self._update(outputs)
+        self._seen.append(found)
+        self.labels = batch.label[0]
+        self.steps, self._gathered = self.steps + 1, None
+
+    def _run(self, batch):
         if self._draws:  # MXNet tells nobody where its random numbers are, so that each step begins them anew
             mx.random.seed(step_seed(self._seed, self.steps, self.workers.rank))
-        outputs = self._compute(batch)
-        self.steps, self._gathered = self.steps + 1, None
-        # Copies: the arrays themselves are written over by the steps that are under way when they are read.
-        self._outputs.append([[part.copy() for part in parts] for parts in outputs])
-        if len(self._outputs) > _STEPS_AHEAD:
-            self._collect()
+        return self._forward(batch)
 
-    def _compute(self, batch):
-        """Forward, backward, update. Returns losses and hits of the batch, a list of a part from each device."""
-        self.module.forward_backward(batch)
-        self.module.update()
+    def _forward(self, batch):
+        """(Losses and hits of the batch, lists of a part from each device; all outputs, for `_update`)."""
+        self.module.forward(batch, is_train=True)
         outputs = self.module.get_outputs(merge_multi_context=False)
-        for name, number in self._states.items():
-            for executor, value in zip(self.module._exec_group.execs, outputs[number]):  # Module has no call for it
-                value.copyto(executor.arg_dict[name])
-        return outputs[:2]
+        return outputs[:2], outputs
 
-    def _collect(self):
-        step = self.steps - len(self._outputs) + 1
-        found = [float(np.mean([part.asnumpy() for part in parts])) for parts in self._outputs.popleft()]
-        if not np.isfinite(found[0]):
-            raise NotFinite(f"the loss became {found[0]} at step {step}")
-        self._seen.append(found)
+    def _backward(self):
+        self.module.backward()
+
+    def _update(self, outputs):
+        self.module.update()
+        for name, number in self._states.items():
+            for executor, value in zip(self._executors(), outputs[number]):
+                value.copyto(executor.arg_dict[name])
+
+    def _executors(self):
+        return self.module._exec_group.execs  # Module has no call for them
 
     def take_metrics(self):
-        """Mean loss and accuracy of the steps since the last call, over all workers, who call it after the same step.
-        Raises NotFinite, as `step` does."""
-        while self._outputs:
-            self._collect()
+        """Mean loss and accuracy since the last call, over all workers, who call it after the same step."""
         seen = np.mean(self._seen, axis=0) if self._seen else (np.nan, np.nan)
         self._seen = []
         return tuple(self.workers.gather(seen).mean(axis=0).tolist())
@@ -139,15 +146,13 @@ class Trainer:
         for name in self._gathered[0] if self._gathered else ():
             values = [own[name].as_in_context(mx.cpu()) for own in self._gathered]
             (aux_params if name.startswith("aux:") else arg_params)[name[4:]] = mx.nd.add_n(*values) / len(values)
-        self._check_finite({**arg_params, **aux_params})
+        self._check_finite({**aux_params, **arg_params})
         return arg_params, aux_params
 
     def gather(self):
         """Until the next step, let `params` and `state` know what every worker's devices have of their own:
         BatchNorm's statistics and states of the head. All workers call it after the same step."""
         if self.workers.size > 1:
-            while self._outputs:
-                self._collect()
             mx.nd.waitall()
             self._gathered = self.workers.everyones(self._own_arrays())
             if self._seen:
@@ -156,10 +161,31 @@ class Trainer:
     def _all_params(self):
         return self.module.get_params()
 
+    def check_params(self):
+        """Raise NotFinite where a parameter or statistic, as the first device has it, is not finite."""
+        mx.nd.waitall()  # as for `params`
+        self._check_finite(self._device_arrays())
+
     def _check_finite(self, arrays):
-        broken = sorted(name for name, array in arrays.items() if not np.isfinite(array.asnumpy()).all())
+        """Raise NotFinite where one is not. arrays: dict name -> NDArray, the parameters in the order of the graph."""
+        broken = diagnosis.not_finite(arrays)
         if broken:
-            raise NotFinite(f"{len(broken)} arrays are not finite after step {self.steps}, {broken[0]} among them")
+            raise NotFinite(diagnosis.describe(broken, arrays, self.steps))
+
+    def _diagnose(self, batch):
+        """In words, why the loss of this batch is not finite; the parameters are still those of its forward pass."""
+        arrays = {name: array for name, array in self._device_arrays().items()
+                  if name not in self._executors()[0].aux_dict}  # this batch has changed the statistics already
+        broken = diagnosis.not_finite(arrays)
+        if broken:
+            return diagnosis.describe(broken, arrays, self.steps)
+        return diagnosis.find_operator(self._executors(), lambda: self._run(batch), {"data", LABEL, *self._states})
+
+    def _device_arrays(self):
+        """Statistics, then parameters, as the first device has them, from the input to the loss: name -> NDArray."""
+        executor = self._executors()[0]
+        return {name: array for name, array in [*executor.aux_dict.items(), *executor.arg_dict.items()]
+                if name not in ("data", LABEL)}
 
     def state(self):
         """All that the next steps hang on: (numbers, a dict that JSON can hold; arrays, dict name -> NDArray).
@@ -168,17 +194,15 @@ class Trainer:
         its own, the devices of all workers counted, see `gather`; a split head is in its plain form. The arrays may be
         those of the training: read them before the next step. Raises NotFinite as `params` does.
         """
-        while self._outputs:
-            self._collect()
         mx.nd.waitall()
-        arrays = {**self._kept(), **{f"mom:{name}": array for name, array in self._momenta().items()}}
+        arrays = {**{f"mom:{name}": array for name, array in self._momenta().items()}, **self._kept()}
         self._check_finite(arrays)
         return dict(step=self.steps, epoch=self.epoch, metrics=list(self._seen),
                     devices=len(self.devices) * self.workers.size), arrays
 
     def _kept(self):
         """Parameters and statistics, under their names in a state."""
-        first = self.module._exec_group.execs[0].arg_dict  # not get_params, whose mean over three devices rounds
+        first = self._executors()[0].arg_dict  # not get_params, whose mean over three devices rounds
         arrays = {f"arg:{name}": first[name] for name in self.module._param_names}
         for device, own in enumerate(self._gathered or self._own_arrays()):
             arrays.update({_of_device(device, name): array for name, array in own.items()})
@@ -188,7 +212,7 @@ class Trainer:
         """What each device has of its own: a list of dict name -> NDArray."""
         return [{**{f"aux:{name}": array for name, array in executor.aux_dict.items()},
                  **{f"arg:{name}": executor.arg_dict[name] for name in self._states}}
-                for executor in self.module._exec_group.execs]
+                for executor in self._executors()]
 
     def _check(self, arrays):
         """Raise DataError unless these are the arrays of this network and head."""

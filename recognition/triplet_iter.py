@@ -56,13 +56,15 @@ class TripletIter(IdentityIter):
     `mine_triplets`; the others: see IdentityIter. Call `connect` before the first batch is asked for.
     An epoch is one pass over the identities; how many batches that gives is not known (num_batches is None). Triplets
     that do not fill a batch go on into the next bag's. Only a bag's embeddings are held in memory, not its images.
+    With bad_images, a BadImages, no triplet is made of damaged images; without, they are an error.
     Raises UserError for a batch without such thirds; `next` raises it where a whole epoch gave no triplet.
     """
 
     def __init__(self, training_set, batch_size, num_devices=1, images_per_identity=5, bag_size=7200, alpha=0.3,
-                 max_ap=0, angular=False, seed=0, **augmentation):
+                 max_ap=0, angular=False, seed=0, bad_images=None, timeout=300, **reading):
         check_batch_size("triplet", batch_size / num_devices)
-        super().__init__(training_set, batch_size, images_per_identity, seed, **augmentation)
+        super().__init__(training_set, batch_size, images_per_identity, seed, timeout=timeout, **reading)
+        self._bag_reading = dict(bad_images=bad_images, timeout=timeout)
         self._num_devices, self._bag_size = num_devices, bag_size
         self._rule = dict(alpha=alpha, max_ap=max_ap, angular=angular)
         self._waiting = np.empty((0, 3), np.int64)  # triplets, as positions in the training set
@@ -117,23 +119,30 @@ class TripletIter(IdentityIter):
                             "--loss-alpha or --triplet-bag-size")
 
     def _embed(self, bag):
-        """Normalised embeddings of the images at these positions, in even batches, the last one filled up."""
+        """The images at these positions that are sound, (M,), and their normalised embeddings, (M, D).
+
+        They are read in even batches, the last one filled up.
+        """
         count = -(-len(bag) // _EMBEDDED)
         size = -(-len(bag) // count)
         embed, images = self._embedder(), Ordered(self._set, np.resize(bag, count * size))
-        with closing(ImageIter(images, size, shuffle=False, rand_mirror=False)) as reader:
+        with closing(ImageIter(images, size, shuffle=False, rand_mirror=False, **self._bag_reading)) as reader:
             bar = tqdm(reader, "bag", count, leave=False, disable=None, unit="batch")
-            embeddings = np.concatenate([embed(batch.data[0].asnumpy()) for batch in bar])[:len(bag)]
-        return normalise(embeddings, "the images to mine triplets from")
+            found = [(batch.index, embed(batch.data[0].asnumpy())) for batch in bar]
+        numbers, embeddings = (np.concatenate(column)[:len(bag)] for column in zip(*found))
+        sound = numbers == self._set.numbers[bag]  # another number: an image that stands in for a damaged one
+        return bag[sound], normalise(embeddings[sound], "the images to mine triplets from")
 
     def _random(self, purpose):
         return np.random.RandomState([self._seed, self.epoch, self._bags, purpose])
 
     def _mine(self, bag, count):
         """Mine the epoch's next bag, of so many: its triplets are ready, but for the last ones that fill no batch."""
-        started, identities = time.time(), self._identities[bag]
+        started = time.time()
         self._bags += 1
-        triplets = bag[mine_triplets(self._embed(bag), identities, self._random(0), **self._rule)]
+        bag, embeddings = self._embed(bag)
+        identities = self._identities[bag]
+        triplets = bag[mine_triplets(embeddings, identities, self._random(0), **self._rule)]
         self._say(f"Bag[{self.epoch}] [{self._bags}/{count}]\t{len(bag)} images of {len(np.unique(identities))} "
                   f"identities\t{len(triplets)} triplets\t{time.time() - started:.1f} s")
         self._found += len(triplets)

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from common import cli, files
 from common.errors import DataError, UserError, unknown_name
-from common.log import RunLog
+from common.log import RunLog, check_unused
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +92,19 @@ class TestReplacing:
                         "files.write_text(sys.argv[1], 'new')", str(path)], check=True,
                        env=dict(os.environ, PYTHONPATH=str(ROOT)))
         assert path.stat().st_mode & 0o777 == mode
+
+    def test_checked_before_long_work(self, tmp_path):
+        (tmp_path / "old").write_text("old")
+        for name in ("old", "new", "folder/new"):
+            files.check_writable(tmp_path / name)
+        assert (tmp_path / "old").read_text() == "old" and sorted(os.listdir(tmp_path)) == ["folder", "old"]
+        for path in (tmp_path / "folder", tmp_path / "old" / "new"):
+            with pytest.raises(UserError, match=f"^{re.escape(str(path))}: cannot be written: "):
+                files.check_writable(path)
+
+    def test_tables_of_names_of_any_bytes(self, tmp_path):
+        files.write_csv(tmp_path / "t.csv", [dict(name=os.fsdecode(b"\xff,"), n=1), dict(name="ü", n=2)])
+        assert (tmp_path / "t.csv").read_bytes() == b'name,n\n"\xff,",1\n' + "ü,2\n".encode()
 
     def test_text_is_utf8(self, tmp_path):
         files.write_text(tmp_path / "t", "Ünïcode\n人")
@@ -244,3 +258,64 @@ class TestRunLog:
         (tmp_path / "folder" / "train.jsonl").mkdir(parents=True)
         with pytest.raises(UserError, match="train.jsonl: cannot be written: Is a directory$"):
             RunLog(tmp_path / "folder")
+
+    def test_a_run_that_goes_on(self, tmp_path):
+        """Records of later steps are dropped, as is one that was cut short; what is no record stays to be found."""
+        lines = ['{"event": "start", "step": 0}', '{"event": "progress", "step": 4}', "no record",
+                 '{"event": "progress", "step": 6}', '{"event": "other"}', '{"event": "progress", "st']
+        (tmp_path / "train.jsonl").write_text("\n".join(lines))
+        (tmp_path / "train.log").write_text("said\n")
+        RunLog(tmp_path, resumed_at=5).close()
+        assert (tmp_path / "train.jsonl").read_text().splitlines() == [*lines[:3], lines[4]]
+        assert (tmp_path / "train.log").read_text() == "said\n"
+
+    def test_a_new_run_drops_only_what_was_cut_short(self, tmp_path):
+        (tmp_path / "train.jsonl").write_text('{"event": "progress", "step": 9}\n{"event"')
+        log = RunLog(tmp_path)
+        log.record("start", step=0)
+        log.close()
+        records = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+        assert [record["step"] for record in records] == [9, 0]
+
+    def test_one_run_at_a_time(self, tmp_path):
+        log = RunLog(tmp_path)
+        for call in (RunLog, check_unused):
+            with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path))}: another run writes into this folder"):
+                call(tmp_path)
+        log.close()
+        check_unused(tmp_path)
+        check_unused(tmp_path / "nowhere")
+        RunLog(tmp_path).close()
+
+    def test_a_folder_that_is_removed(self, tmp_path):
+        log = RunLog(tmp_path / "model")
+        log.line("before")
+        shutil.rmtree(tmp_path / "model")
+        log.line("after")
+        log.record("progress", step=1)
+        log.close()
+        assert (tmp_path / "model" / "train.log").read_text().endswith("after\n")
+        assert '"step": 1' in (tmp_path / "model" / "train.jsonl").read_text()
+
+    def test_a_full_disk(self, tmp_path):
+        """One warning until it is over; the run goes on, and what is said afterwards is written again."""
+        done = subprocess.run([sys.executable, "-c", _FULL_LOG, str(tmp_path)], capture_output=True, text=True,
+                              env=dict(os.environ, PYTHONPATH=str(ROOT)))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("warning: ") == 1 and "train.log: cannot be written: File too large; the run goes on" \
+            in done.stdout
+        assert (tmp_path / "train.log").read_text().endswith("room again\n")
+
+
+_FULL_LOG = """
+import resource, sys
+from common.log import RunLog, check_unused
+log = RunLog(sys.argv[1])
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
+for number in range(9):
+    log.line(f"line {number} " + "." * 40)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+log.line("room again")
+log.close()
+"""

@@ -163,7 +163,7 @@ class TestDecisions:
         ("record,angle\n1,2\n", "and 'decision'"), ("record,decision\n1,keep\n-1,drop\n", "line 3: found '-1'"),
         ("record,decision\n1.5,keep\n", "line 2: found '1.5'; expected whole numbers for record"),
         ("record,decision\n1\n", "line 2: found decision None"), ("record,decision\n1,merge\n", "expected keep, drop"),
-        ("identity,other,decision\n1,2,drop\n", "expected keep, merge"), ("\udcff", "not a list"),
+        ("identity,other,decision\n1,2,drop\n", "expected keep, merge"), ("\udcff", "not a text in UTF-8"),
         ("record,decision\n99,drop\n", "0.csv: record 99 is no image of .*train.rec; is the list of another set"),
         ("identity,decision\n3,drop\n", "identity 3 of a list is none of"),
         ("identity,other,decision\n0,3,merge\n", "identity 3 of a list is none of"),

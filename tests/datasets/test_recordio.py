@@ -35,7 +35,7 @@ def write_mxnet(folder, records):
 
 def read_all(rec, idx):
     reader = RecordReader(rec)
-    numbers, offsets = read_index(idx, reader.size)
+    numbers, offsets, _ = read_index(idx, reader.size)
     return [reader.read(offset, number) for number, offset in zip(numbers, offsets)]
 
 
@@ -146,6 +146,8 @@ def test_one_reader_for_many_threads(folder):
     ("1\t0\n2\t72\n", "record 2 at byte 72 is not in a.rec of 80 bytes"),
     ("1\t0\n2\t41\n", "record 2 at byte 41"),
     ("1\t0\n1\t40\n", "record 1 is listed twice"),
+    ("1\t40\n2\t40\n", "line 1: record 1 at byte 40 has 0 bytes before the next one"),
+    ("1\t0\n2\t28\n", "line 1: record 1 at byte 0 has 28 bytes before the next one"),
 ])
 def test_bad_index(tmp_path, text, message):
     (tmp_path / "a.idx").write_text(text)
@@ -158,7 +160,7 @@ def test_bad_index(tmp_path, text, message):
 def test_random_index_is_read_or_refused(folder, data):
     (folder / "random.idx").write_bytes(data)
     try:
-        numbers, offsets = read_index(folder / "random.idx", 1 << 20)
+        numbers, offsets, _ = read_index(folder / "random.idx", 1 << 20)
         assert [line.split() for line in data.splitlines()] == [[b"%d" % n, b"%d" % o] for n, o in
                                                                 zip(numbers, offsets)] or b"0" in data
     except DataError as error:
@@ -167,8 +169,8 @@ def test_random_index_is_read_or_refused(folder, data):
 
 def test_index_without_last_newline_and_from_windows(tmp_path):
     (tmp_path / "a.idx").write_bytes(b"5\t0\r\n0\t40")
-    numbers, offsets = read_index(tmp_path / "a.idx", 80)
-    assert numbers.tolist() == [5, 0] and offsets.tolist() == [0, 40]
+    numbers, offsets, sizes = read_index(tmp_path / "a.idx", 80)
+    assert (numbers.tolist(), offsets.tolist(), sizes.tolist()) == ([5, 0], [0, 40], [40, 40])
 
 
 def test_a_failed_writer_leaves_what_was_there(tmp_path):

@@ -119,10 +119,15 @@ def test_two_sets_in_one_folder(sharded):
 
 def test_damage_names_shard_and_record(sharded):
     path = sharded / "train-00001-of-00003.rec"
-    path.write_bytes(path.read_bytes()[:-9])
-    images = ShardSet(sharded)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
     with pytest.raises(DataError, match="train-00001-of-00003.rec record 22: .*cut short"):
-        content(images)
+        ShardSet(sharded)
+    path.write_bytes(whole)
+    index = path.with_suffix(".idx")
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:-2]))
+    with pytest.raises(DataError, match="train-00001-of-00003.idx: its last record ends at byte .* cut short"):
+        ShardSet(sharded)
 
 
 @pytest.mark.parametrize("count", [0, 36])

@@ -144,7 +144,7 @@ def test_noise_lists(tmp_path):
         feature_sets.read_noises(path, "facescrub", ["p/a.jpg", "q/a.jpg"])
     assert not feature_sets.read_noises(path, "megaface", ["a/p/a.jpg", "a/q/a.jpg"]).noisy.any()
     path.write_bytes(b"\xff\xfe\n")
-    with pytest.raises(DataError, match="not a list of images"):
+    with pytest.raises(DataError, match="not a text in UTF-8"):
         feature_sets.read_noises(path, "megaface", [])
     with pytest.raises(DataError, match="cannot be read"):
         feature_sets.read_noises(tmp_path / "none", "megaface", [])

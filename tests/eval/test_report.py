@@ -168,7 +168,8 @@ class TestPage:
         (folder / "empty.png").touch()
         (folder / "text.png").write_text("no picture")
         page = report(folder)
-        for words in ("angles", "gone.png: cannot be read", "empty.png: no picture", "scores", "text.png: no picture"):
+        for words in ("angles", "gone.png: cannot be read", "empty.png: the image (0 bytes)", "scores",
+                      "text.png: the image (10"):
             assert words in page.text
         assert "img" not in page.tags
 
@@ -244,7 +245,7 @@ class TestLog:
 
 class TestErrors:
     @pytest.mark.parametrize("content, words", [
-        ('[\n{"a": }]', "line 2"), ("{}", "a list of entries, found dict"), ("[3]", "entry 1"), ("\xff", "not JSON")])
+        ('[\n{"a": }]', "line 2"), ("{}", "a JSON list, found dict"), ("[3]", "entry 1"), ("\xff", "not a text")])
     def test_damaged_results(self, tmp_path, content, words):
         (tmp_path / "results.json").write_text(content, encoding="latin-1")
         with pytest.raises(DataError, match=f"results.json: .*{words}"):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from common.errors import DataError, UserError
+from common.files import hash_file
 from eval.results import (
     append_record,
-    hash_file,
     make_entry,
     make_trace,
     picture,
@@ -35,7 +35,7 @@ def test_entries_come_back(tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     ("", "not JSON"), ("{", "not JSON"), ("[1]", "entry 1 is no result"), ('[{"title": "x"}]', "entry 1 is no result"),
-    ('{"a": 1}', "expected a list of entries, found dict"), ("[{}]", "entry 1 is no result")])
+    ('{"a": 1}', "expected a JSON list, found dict"), ("[{}]", "entry 1 is no result")])
 def test_what_is_no_result_is_refused(tmp_path, text, message):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(DataError, match=f"results.json: {message}"):

@@ -168,3 +168,8 @@ def test_a_split_model_goes_on_with_other_parts():
     again = split_trainer("arcface", [2, 2, 1], batches, first.params()[0], loss_s=16.0)
     for name, array in first.params()[0].items():
         np.testing.assert_array_equal(again.params()[0][name].asnumpy(), array.asnumpy())
+
+
+def test_biases_begin_at_zero():
+    trainer = split_trainer("softmax", [3, 2], Batches(*images_of(5, 60), 12))
+    np.testing.assert_array_equal(trainer.params()[0]["fc7_bias"].asnumpy(), np.zeros(5))

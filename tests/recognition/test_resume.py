@@ -1,4 +1,5 @@
 """A training that is stopped and goes on, against one that is left alone: the same bits; and what hinders a resume."""
+import argparse
 import json
 from itertools import islice
 
@@ -15,6 +16,7 @@ from datasets.rendered import render_identity
 from datasets.training_set import TrainingSet, write_training_set
 from recognition import experiment, presets, training_state
 from recognition import resume as resuming
+from recognition.callbacks import Checkpoint
 from recognition.class_parallel import split_loss
 from recognition.heads import classification_loss, get_head
 from recognition.partial_fc import PartialTrainer, sample_sizes
@@ -350,7 +352,58 @@ class TestFolders:
             assert train(demo, tmp_path, 1, *flags) is None
 
 
+class Scores:
+    """In place of a Verification: what it found, and when."""
+
+    names = ["first", "last"]
+
+    def __init__(self):
+        self.checked, self.score, self.accuracies = 0, None, {}
+
+    def found(self, step, first, last):
+        self.checked, self.accuracies = step, dict(first=first, last=last)
+        self.score = [last, first + last]
+
+
 class TestCheckpoints:
+    def test_the_best_that_was_saved(self, tmp_path):
+        """What could not be written is not the best to beat: the next that is better than the one on disk is."""
+        log, scores, written, full = RunLog(), Scores(), [], []
+
+        def save(prefix, number, trainer):
+            if full:
+                raise UserError("no space")
+            written.append((prefix.name if hasattr(prefix, "name") else prefix.rpartition("/")[2], trainer.steps))
+
+        saver = Checkpoint(log, tmp_path / "model", 3, scores, save, best=True)
+        trainer = argparse.Namespace(steps=0)
+        for step, first, last, disk_full in [(1, 0.5, 0.6, 0), (2, 0.4, 0.9, 1), (3, 0.6, 0.7, 0), (4, 0.5, 0.7, 0),
+                                             (5, 0.7, 0.7, 0)]:
+            trainer.steps, full[:] = step, [1] * disk_full
+            scores.found(step, first, last)
+            saver.step(trainer)
+            assert (saver.failure is None) != disk_full
+        assert [step for name, step in written if name == "model"] == [1, 3, 5]  # 5: equal on the last, more in all
+        assert [step for name, step in written if name == "model-best-first"] == [1, 3, 5]
+        assert [step for name, step in written if name == "model-best-last"] == [1, 3]
+        again = Checkpoint(log, tmp_path / "model", 3, scores, save, best=True)
+        again.restore(json.loads(json.dumps(saver.state())))
+        assert again.state() == saver.state() and again.path == saver.path
+
+    def test_other_packs_count_anew(self, tmp_path):
+        scores = Scores()
+        saver = Checkpoint(RunLog(), tmp_path / "model", 2, scores, lambda *_: None)
+        trainer = argparse.Namespace(steps=1)
+        scores.found(1, 0.5, 0.9)
+        saver.step(trainer)
+        state = saver.state()
+        scores.names = ["first"]
+        saver.restore(state)
+        assert (saver.state()["best"], saver.state()["number"]) == ([0.9, 1.4], 1)
+        fresh = Checkpoint(RunLog(), tmp_path / "model", 2, scores, lambda *_: None)
+        fresh.restore(state)
+        assert (fresh.state()["best"], fresh.state()["number"]) == (None, 1)
+
     def test_which_are_kept(self, demo, tmp_path):
         train(demo, tmp_path, 11, "--ckpt", "2", "--verbose", "2", "--ckpt-keep", "2", "--ckpt-epochs", "1")
         names = {path.name for path in (tmp_path / f"m05-arcface-{demo.name}").glob("*.params")}

@@ -1,0 +1,53 @@
+"""Arrays in .npy files, opened without trust in what their headers say."""
+import io
+import os
+
+import numpy as np
+
+from common.errors import DataError
+from common.files import open_plain
+
+
+def open_array(path, shape, kinds="f"):
+    """Map an array of a .npy file into memory, so that only what is looked at is read.
+
+    shape: that it must have, with None for any length; kinds: letters of NumPy's kinds of numbers that it may be of.
+    Raises DataError for a missing or damaged file and for another shape or type. Objects, which could run code, are
+    never read.
+    """
+    open_plain(path).close()
+    try:
+        found = np.load(str(path), mmap_mode="r", allow_pickle=False)
+        found_shape, found_type = found.shape, found.dtype
+    except Exception as error:  # damaged headers raise nearly everything that Python has
+        raise DataError(f"{path}: not an array in NumPy's form: {type(error).__name__}: {error}"[:300]) from error
+    fits = len(found_shape) == len(shape) and all(want in (None, size) for want, size in zip(shape, found_shape))
+    if not fits or found_type.kind not in kinds or not found.flags.c_contiguous:
+        told = ", ".join("any" if size is None else str(size) for size in shape)
+        raise DataError(f"{path}: {found_type} of shape {found_shape}; expected shape ({told}) of kind {kinds!r}, row "
+                        "by row")
+    size = os.path.getsize(path)
+    if size != found.offset + found.nbytes:
+        raise DataError(f"{path}: {size} bytes; its header announces {found.offset + found.nbytes}")
+    return found
+
+
+def open_rows(path, dtype, shape, done):
+    """Open a .npy file of its final shape to append behind the first `done` rows; begun where that is 0.
+
+    Raises DataError where it does not hold these rows.
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, dict(descr=np.dtype(dtype).str, fortran_order=False, shape=shape))
+    header = header.getvalue()
+    size = len(header) + done * int(np.prod(shape[1:], initial=np.dtype(dtype).itemsize))
+    if done:
+        with open_plain(path) as file:
+            if file.read(len(header)) != header or os.fstat(file.fileno()).st_size < size:
+                raise DataError(f"{path}: damaged: expected {done} rows of shape {shape[1:]} and type {dtype}")
+    file = open(path, "r+b" if done else "wb")
+    if not done:
+        file.write(header)
+    file.truncate(size)
+    file.seek(size)
+    return file
