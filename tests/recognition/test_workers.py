@@ -16,6 +16,7 @@ from test_train_command import SMALL, dataset, run  # noqa: F401
 from common import checkpoint
 from common.errors import UserError
 from common.mxnet_setup import mx
+from recognition.training_state import find_states
 from recognition.workers import Alone, Together, connect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,20 +60,33 @@ class TestSums:
     def test_share_and_everyones(self):
         def act(worker):
             arrays = {"a": mx.nd.array([1.5, -2]) + worker.rank, "b": mx.nd.ones((2, 2)) * worker.rank}
-            every = worker.everyones([arrays])
+            everyones = worker.everyones([arrays, {"a": arrays["a"] * 2}])
             kept = arrays["a"].asnumpy().tolist()
             worker.share(arrays)
-            return kept, [{name: array.asnumpy().tolist() for name, array in part.items()} for part in [*every, arrays]]
+            return kept, [part["a"].asnumpy().tolist() for part in everyones], \
+                [array.asnumpy().tolist() for array in arrays.values()]
 
-        expected = [{"a": [1.5 + rank, -2 + rank], "b": [[rank, rank], [rank, rank]]} for rank in range(3)]
-        for rank, (kept, found) in enumerate(together(act, [0, 1, 2])):
-            assert kept == [1.5 + rank, -2 + rank]  # what is gathered stays as it was
-            assert found == [*expected, expected[0]]
+        for rank, (kept, everyones, shared) in enumerate(together(act, [0, 1, 2])):
+            assert kept == [1.5 + rank, -2 + rank]
+            assert everyones == [[1.5, -2], [3, -4], [2.5, -1], [5, -2], [3.5, 0], [7, 0]]
+            assert shared == [[1.5, -2], [[0, 0], [0, 0]]]
 
     def test_gather(self):
         for found in together(lambda worker: worker.gather([worker.rank, 2 ** 40]), [0, 1, 2]):
             assert found.tolist() == [[0, 2 ** 40], [1, 2 ** 40], [2, 2 ** 40]]
         assert Alone().gather([3, 4]).tolist() == [[3, 4]]
+
+    def test_text(self):
+        assert together(lambda worker: worker.tell(["ein Bär", "", "x"][worker.rank]), [0, 1, 2]) == ["ein Bär"] * 3
+
+    def test_all_stop_after_the_same_call(self):
+        def act(worker):
+            calls = []
+            asked = worker.agree(lambda: worker.rank == 1 and len(calls) == 4)
+            while not asked():
+                calls.append(None)
+            return len(calls)
+        assert together(act, [0, 1, 2]) == [6, 6, 6]
 
     def test_facts_that_differ(self):
         found = together(lambda worker: worker.check({"seed": 1, "images": 9 + (worker.rank == 1)}), [0, 1, 2])
@@ -102,9 +116,10 @@ class TestConnect:
             pass
 
 
-def launch(*flags, workers=2, servers=2):
+def launch(*flags, workers=2, servers=2, restarts=0):
     """Start a job on the loopback interface. Returns the Popen."""
-    command = [sys.executable, ROOT / "recognition/launch.py", "--workers", workers, "--servers", servers, "--", *flags]
+    command = [sys.executable, ROOT / "recognition/launch.py", "--workers", workers, "--servers", servers,
+               "--restarts", restarts, "--", *flags]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -201,17 +216,37 @@ def children(number):
     return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
 
 
-def test_a_killed_worker_ends_the_job_and_the_checkpoint_goes_on(dataset, tmp_path):  # noqa: F811
-    name = f"y1-arcface-{dataset.name}"
-    flags = [*SMALL, "--dataset", dataset, "--per-batch-size", 4, "--verbose", 2, "--ckpt", 2, "--kvstore", "dist_sync",
-             "--models-root", tmp_path]
-    job = launch(*flags, "--max-steps", 10000)
-    while not (tmp_path / name / "model-0002.params").exists():
+def wait_for(job, condition):
+    while not condition():
         assert job.poll() is None, job.communicate()
-        time.sleep(0.1)
-    started = time.monotonic()
+        time.sleep(0.05)
+
+
+def test_a_job_that_is_stopped_and_one_whose_worker_is_killed_go_on(dataset, tmp_path):  # noqa: F811
+    """To the same bits as without Ctrl-C, SIGKILL of a worker, and the launcher's restart; with dropout and states."""
+    folder = tmp_path / f"y1-adaface-{dataset.name}"
+    flags = [*SMALL, "--net-output", "F", "--dataset", dataset, "--loss", "adaface", "--loss-s", "16", "--lr", "0.002",
+             "--per-batch-size", 4, "--verbose", 1000, "--state-every", 2, "--kvstore", "dist_sync"]
+
+    def latest():
+        return max([step for step, _ in find_states(folder / "model")], default=0)
+
+    job = launch(*flags, "--models-root", tmp_path)
+    wait_for(job, latest)
+    job.send_signal(signal.SIGINT)
+    out, err = job.communicate(timeout=120)
+    stopped = latest()
+    assert job.returncode == 130 and f"stopped after step {stopped}; --resume goes on" in out and "stopped" in err
+
+    flags += ["--max-steps", stopped + 30]
+    job = launch(*flags, "--models-root", tmp_path, "--resume", restarts=1)
+    wait_for(job, lambda: latest() >= stopped + 2)
     os.kill(process_of(job, 1), signal.SIGKILL)
-    _, err = job.communicate(timeout=60)
-    assert job.returncode == 137 and time.monotonic() - started < 60
-    assert err.splitlines()[-1] == "error: worker 1 was ended by signal 9; all others were stopped"
-    finish(launch(*flags, "--max-steps", 1, "--pretrained", tmp_path / name / "model", "--pretrained-epoch", 2))
+    out, err = job.communicate(timeout=300)
+    assert job.returncode == 0, err
+    assert "warning: worker 1 was ended by signal 9; all others were stopped; goes on with --resume" in err
+    assert f"goes on after step {stopped}" in out and out.count("goes on after step") == 2
+    finish(launch(*flags, "--models-root", tmp_path / "whole"))
+    expected = params(tmp_path / "whole", folder.name)
+    for name, array in params(tmp_path, folder.name).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
