@@ -29,17 +29,17 @@ class RunLog:
                 raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
     def _open(self):
-        self._close()
+        self._close_files()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._files = {name: open(self._folder / name, "a", encoding="utf-8", buffering=1)  # line by line
                        for name in (_TEXT, _RECORDS)}
         _lock(self._files[_TEXT])
 
     def _append(self, name, text):
-        if not self._files:
+        if self._folder is None:
             return
         try:
-            if not (self._folder / name).exists():
+            if not self._files or not (self._folder / name).exists():
                 self._open()
             self._files[name].write(text)
             self._failing = False
@@ -59,7 +59,7 @@ class RunLog:
         """Keep the numbers of an event."""
         self._append(_RECORDS, json.dumps(dict(event=event, time=round(time.time(), 3), **values)) + "\n")
 
-    def _close(self):
+    def _close_files(self):
         for file in self._files.values():
             try:
                 file.close()
@@ -68,8 +68,9 @@ class RunLog:
         self._files = {}
 
     def close(self):
-        """Close the files."""
-        self._close()
+        """Close the files; what is said later is on the terminal alone."""
+        self._close_files()
+        self._folder = None
 
 
 def check_unused(folder):

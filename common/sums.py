@@ -15,6 +15,7 @@ class HashingFile:
         self._file, self._digest = file, hashlib.sha256()
 
     def write(self, data):
+        """Write bytes, or what has them as a buffer of one dimension."""
         self._digest.update(data)
         self._file.write(data)
 

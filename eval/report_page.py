@@ -153,7 +153,8 @@ def _run_note(found):
         text = f"The log holds {found.runs} runs; this is the last, which went back to step " \
                f"{found.start.get('step', 0):,}. "
     if found.resumed:
-        text += f"It was stopped and went on after step {', '.join(f'{step:,}' for step in found.resumed)}. "
+        steps = ", ".join(f"{step:,}" for step in dict.fromkeys(found.resumed))
+        text += f"It was stopped and went on after step {steps}. "
     if len(times):
         minutes = (times[-1] - found.start.get("time", times[0])) / 60
         until = time.strftime("%Y-%m-%d %H:%M", time.localtime(times[-1]))

@@ -78,7 +78,7 @@ def _train(settings, resume, workers):
         batches.connect(lambda: Embedder.from_params(trainer.embedding, *trainer.params(), trainer.devices,
                                                      image_shape=dataset.image_shape), log.line)
     stored = _stored(settings, dataset.num_classes, trainer.embedding)
-    with StopSignals(log.line) as stopped:
+    with StopSignals() as stopped:
         try:
             parts = _callbacks(settings, log, total, packs, stored, batches, about, stopped, trainer, watch)
             if state:

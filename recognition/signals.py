@@ -2,6 +2,7 @@
 import os
 import signal
 import socket
+import sys
 import threading
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -14,14 +15,13 @@ class Stopped(Exception):
 class StopSignals:
     """A context in which the first SIGINT or SIGTERM only sets `received` and says so; a second one exits at once.
 
-    say: callable that is given a line. Attribute: `received`, the signal's number, or None.
+    Attribute: `received`, the signal's number, or None.
     A thread waits for them, since Python itself sees a signal no sooner than a call of MXNet's returns, which in a
     training that hangs is never. Signals that are ignored stay so; outside of the main thread nothing is changed.
     """
 
-    def __init__(self, say=print):
-        self._say, self.received = say, None
-        self._thread = None
+    def __init__(self):
+        self.received = self._thread = None
 
     def __call__(self):
         """Whether the training shall stop."""
@@ -57,12 +57,11 @@ class StopSignals:
             if self.received is not None:
                 os._exit(128 + numbers[0])
             self.received = numbers[0]
-            self._say(f"{signal.Signals(self.received).name}: stopping after this step, whose state is saved; a second "
-                      "one exits at once")
+            print(f"{signal.Signals(self.received).name}: stopping after this step; a second one exits at once",
+                  file=sys.stderr, flush=True)
 
     def end(self):
-        """What a command does after such a stop: raises KeyboardInterrupt for SIGINT, else SystemExit as shells say it.
-        """
+        """End a command that was stopped so: raises KeyboardInterrupt for SIGINT, SystemExit(143) for SIGTERM."""
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + (self.received or signal.SIGTERM))  # or the signal was another worker's

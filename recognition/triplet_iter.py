@@ -87,6 +87,7 @@ class TripletIter(IdentityIter):
                 "ready": self._ready.tolist(), "waiting": self._waiting.tolist()}
 
     def restore(self, state):
+        """As IdentityIter's; the next bag is mined with the network as it then is."""
         super().restore(state)
         self._bags, self._found, self._read_of_bag = (state[key] for key in ("bags", "found", "read_of_bag"))
         self._ready, self._waiting = (np.array(state[key], np.int64).reshape(-1, 3) for key in ("ready", "waiting"))

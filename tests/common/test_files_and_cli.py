@@ -297,6 +297,18 @@ class TestRunLog:
         assert (tmp_path / "model" / "train.log").read_text().endswith("after\n")
         assert '"step": 1' in (tmp_path / "model" / "train.jsonl").read_text()
 
+    def test_a_folder_that_cannot_be_made_again_at_once(self, tmp_path, capsys):
+        log = RunLog(tmp_path / "model")
+        shutil.rmtree(tmp_path / "model")
+        (tmp_path / "model").write_text("in its place")
+        for number in range(3):
+            log.line(f"line {number}")
+        (tmp_path / "model").unlink()
+        log.line("after")
+        log.close()
+        assert capsys.readouterr().out.count("warning: ") == 1
+        assert (tmp_path / "model" / "train.log").read_text().endswith("after\n")
+
     def test_a_full_disk(self, tmp_path):
         """One warning until it is over; the run goes on, and what is said afterwards is written again."""
         done = subprocess.run([sys.executable, "-c", _FULL_LOG, str(tmp_path)], capture_output=True, text=True,
