@@ -31,11 +31,12 @@ class Embedder:
             self._bind(model, embedding_of(symbol, model), arg_params, aux_params, devices)
 
     @classmethod
-    def from_params(cls, symbol, arg_params, aux_params, devices=None, batch_size=64, image_shape=(112, 112)):
-        """The same from an embedding symbol and its parameters (dict name -> NDArray) in memory."""
+    def from_params(cls, symbol, arg_params, aux_params, devices=None, batch_size=64, image_shape=(112, 112),
+                    name="the model"):
+        """The same from an embedding symbol and its parameters (dict name -> NDArray) in memory; name: for messages."""
         embedder = cls.__new__(cls)
         embedder._setup(batch_size, image_shape)
-        embedder._bind("the model", symbol, arg_params, aux_params, devices)
+        embedder._bind(name, symbol, arg_params, aux_params, devices)
         return embedder
 
     def _setup(self, batch_size, image_shape):

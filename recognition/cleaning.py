@@ -78,7 +78,8 @@ def load_model(model, training_set, devices=None, batch_size=64, backend="mxnet"
     if "fc7_weight" not in arg_params:
         raise UserError(f"model {model}: has no head (fc7_weight); train with --ckpt-embedding 0 to save it")
     if backend == "mxnet":
-        embed = Embedder.from_params(embedding, arg_params, aux_params, devices, batch_size, training_set.image_shape)
+        embed = Embedder.from_params(embedding, arg_params, aux_params, devices, batch_size, training_set.image_shape,
+                                     model)
     else:
         embed = Embedder(checkpoint.on_backend(model, backend), devices, batch_size, training_set.image_shape)
     weight, num_classes = arg_params["fc7_weight"].asnumpy().astype(np.float32), training_set.num_classes
