@@ -24,10 +24,11 @@ class Embedder:
         self._setup(model, embedding_of(symbol, model), arg_params, aux_params, devices, batch_size, image_shape)
 
     @classmethod
-    def from_params(cls, symbol, arg_params, aux_params, devices=None, batch_size=64, image_shape=(112, 112)):
-        """The same from an embedding symbol and its parameters (dict name -> NDArray) in memory."""
+    def from_params(cls, symbol, arg_params, aux_params, devices=None, batch_size=64, image_shape=(112, 112),
+                    name="the model"):
+        """The same from an embedding symbol and its parameters (dict name -> NDArray) in memory; name: for messages."""
         embedder = cls.__new__(cls)
-        embedder._setup("the model", symbol, arg_params, aux_params, devices, batch_size, image_shape)
+        embedder._setup(name, symbol, arg_params, aux_params, devices, batch_size, image_shape)
         return embedder
 
     def _setup(self, model, symbol, arg_params, aux_params, devices, batch_size, image_shape):

@@ -76,7 +76,8 @@ def load_model(model, training_set, devices=None, batch_size=64):
     embedding = embedding_of(symbol, model)
     if "fc7_weight" not in arg_params:
         raise UserError(f"model {model}: has no head (fc7_weight); train with --ckpt-embedding 0 to save it")
-    embed = Embedder.from_params(embedding, arg_params, aux_params, devices, batch_size, training_set.image_shape)
+    embed = Embedder.from_params(embedding, arg_params, aux_params, devices, batch_size, training_set.image_shape,
+                                 model)
     weight, num_classes = arg_params["fc7_weight"].asnumpy().astype(np.float32), training_set.num_classes
     if weight.ndim != 2 or weight.shape[1] != embed.emb_size:
         raise DataError(f"model {model}: its head (fc7_weight) has shape {weight.shape}; expected rows of the "

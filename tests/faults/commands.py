@@ -87,7 +87,7 @@ def embedded_files(accepts=None):
 
 
 SMALL = "--image-size 16,16"
-TRAIN = ("recognition/train.py --network y1 --net-blocks 1,1,1,1 --emb-size 16 --per-batch-size 4 --max-steps 1 "
+TRAIN = ("recognition/train.py --network y1 --net-blocks 1,1,1,1 --emb-size 16 --per-batch-size 3 --max-steps 3 "
          "--devices cpu --models-root outdir --report 0")
 UNREADABLE = "an image that cannot be read gets a placeholder, and is listed"
 FEW_NOISES = "a noise list may name images that the list has not; how many it names is told"
@@ -230,8 +230,9 @@ TABLE = (
                 *model_files(told=("images",)), Reads("IJBC/loose_crop/1_1.jpg", IMAGE))),
     Command("eval/ijb_1n.py --model net/model,1 --target IJBC --data-dir . --output ijb --variants N1D1F1 "
             "--devices cpu", (inputs.ijb_features,), (
-                *(Reads(f"IJBC/meta/ijbc_1N_{name}.csv", TEXT, LIST) for name in ("gallery_G1", "probe_mixed")),
-                Reads("ijb/ijbc_features.npy", ARRAY, {"missing|wrong type: a link": ANEW}),
+                *(Reads(f"IJBC/meta/ijbc_1N_{name}.csv", TEXT, {**LIST, "hostile: name": OTHER}, ("gallery",))
+                  for name in ("gallery_G1", "probe_mixed")),
+                Reads("ijb/ijbc_features.npy", ARRAY, {"missing|wrong type: a link": ANEW}, ("image number",)),
                 Reads("ijb/ijbc_features.json", JSON, {"missing|wrong type: a link": ANEW})), ("ijb",)),
     Command("eval/report.py net scores --output outdir", (inputs.train_log, inputs.results),
             (Reads("net/train.jsonl", JSON_LINES, {

@@ -54,6 +54,7 @@ def _symbol_hostile(data, canary):
     nodes = graph["nodes"]
     places = {node["op"]: number for number, node in enumerate(nodes)}
     last, convolution = len(nodes) - 1, places["Convolution"]
+    embedding = next((number for number, node in enumerate(nodes) if node["name"] == "fc1"), last)
 
     def changed(number, **new):
         node = dict(nodes[number], **new)
@@ -89,7 +90,7 @@ def _symbol_hostile(data, canary):
         made[f"operator {op} {attrs}"] = changed(places["Activation"] if "Activation" in places else convolution, op=op,
                                                  attrs=attrs, inputs=nodes[convolution]["inputs"][:1])
     for reps in ("(1, 1, 30000, 30000)", "(1, 1, 400, 400)"):
-        made[f"a map {reps} times as large in between"] = json.dumps(_enlarged(graph, last, reps)).encode()
+        made[f"a map {reps} times as large in between"] = json.dumps(_enlarged(graph, embedding, reps)).encode()
     variables = [number for number, node in enumerate(nodes) if node["op"] == "null"]
     for name, attrs in (("__shape__", f"({HUGE}, {HUGE})"), ("__shape__", "(0, -5)"), ("__dtype__", "99"),
                         ("__init__", '["load", {"param": "/etc/passwd"}]'), ("__storage_type__", "7"),
