@@ -264,6 +264,7 @@ TABLE = (
             "--devices cpu", (inputs.image_folder,), (Reads("people/p1/0.jpg", IMAGE, {
                 "missing": NOT_THERE, "wrong size": "pictures are brought to one size"}),)),
 )
-
 WITHOUT_FILES = {"common/check_python.py": "reads no file", "symbols/summary.py": "reads no file",
                  "datasets/render.py": "reads no file"}
+NOT_YET = {f"recognition/{name}.py": "newer than the table" for name in (
+    "compare", "embed", "export", "import_torch", "launch", "role", "search", "serve")}
