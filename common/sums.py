@@ -34,6 +34,13 @@ def read(folder):
     return found
 
 
+def take(folder):
+    """Take SHA256SUMS out of a folder whose files are to be moved. Returns its hashes: file name -> digest."""
+    found = {name: digests[0] for name, digests in read(folder).items()}
+    Path(folder, NAME).unlink(missing_ok=True)
+    return found
+
+
 def announce(folder, hashes):
     """Before files are replaced: beside their old hashes write the new ones, so that whenever the replacing is cut
     short none is taken for damaged. hashes: file name -> the new digest."""
@@ -55,6 +62,9 @@ def forget(folder, names):
 
 
 def _write(folder, hashes):
+    if not hashes:
+        Path(folder, NAME).unlink(missing_ok=True)
+        return
     write_text(Path(folder, NAME), "".join(f"{digest}  {name}\n" for name, digests in sorted(hashes.items())
                                            for digest in dict.fromkeys(digests)))
 

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Dict, List, NamedTuple
 
-from common import checkpoint, graph
+from common import checkpoint, graph, sums
 from common.embedder import Embedder, check_shapes, embedding_of
 from common.embeddings import normalise
 from common.errors import UserError, unknown_name
@@ -79,7 +79,10 @@ def export(model, form="onnx", output="", normalised=False, image_shape=(112, 11
         embed = FORMATS[form](network, folder / output.name, model, normalised)
         found = embeddings_by(embed, faces)
         difference = check(unit if normalised else expected, found, str(output))
+        hashes = sums.take(folder)
+        sums.announce(output.parent, hashes)
         names = sorted(path.name for path in folder.iterdir())
+    sums.settle(output.parent, hashes)
     return Exported(model, form, [output.parent / name for name in names], network, normalised, difference, len(faces),
                     shares_batch(network.symbol))
 

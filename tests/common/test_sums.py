@@ -96,3 +96,18 @@ def test_a_file_of_anything_harms_nothing(tmp_path):
     save(tmp_path, 1)
     files.write_bytes(tmp_path / sums.NAME, b"\xff\xfe no sums\n\n")
     assert value(tmp_path) == 1
+
+
+def test_hashes_of_files_that_are_moved_go_with_them(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_bytes(name.encode())
+        sums.settle(tmp_path / name, {name: sums.hash_bytes(name.encode())})
+    hashes = sums.take(tmp_path / "a")
+    assert hashes == {"a": sums.hash_bytes(b"a")} and not (tmp_path / "a" / sums.NAME).exists()
+    sums.announce(tmp_path / "b", hashes)
+    (tmp_path / "a" / "a").rename(tmp_path / "b" / "a")
+    sums.settle(tmp_path / "b", hashes)
+    assert set(sums.read(tmp_path / "b")) == {"a", "b"}
+    sums.announce(tmp_path / "a", {})
+    assert not (tmp_path / "a" / sums.NAME).exists()

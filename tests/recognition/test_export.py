@@ -132,7 +132,7 @@ def test_what_differs_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"model-0007.onnx: differs from MXNet by .* of an embedding's length; expected "
                                         "at most 1e-04; it is not written"):
         export(f"{tmp_path}/model,7")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model-0007.params", "model-symbol.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["SHA256SUMS", "model-0007.params", "model-symbol.json"]
     monkeypatch.undo()
     export(f"{tmp_path}/model,7")
 
@@ -171,7 +171,7 @@ def test_models_that_cannot_be_exported(trained, tmp_path):
     symbol, arg_params, aux_params = checkpoint.load(model)
     arg_params["fc1_beta"][:] = np.nan
     checkpoint.save(tmp_path / "broken", 1, symbol, arg_params, aux_params)
-    with pytest.raises(UserError, match="8 of 8 embeddings are zero or not finite"):
+    with pytest.raises(UserError, match="array 'arg:fc1_beta' holds numbers that are not finite"):
         export(f"{tmp_path}/broken,1")
     assert not list(tmp_path.glob("*.onnx"))
 
