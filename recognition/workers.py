@@ -9,6 +9,7 @@ import os
 import zlib
 from collections import deque
 from contextlib import contextmanager
+from itertools import cycle
 
 import numpy as np
 
@@ -82,14 +83,24 @@ class Together(mx.kvstore.KVStoreBase):
         """For Module; see `share`."""
 
     def pushpull(self, key, value, out=None, priority=0):
-        """Write over every NDArray of the list `value` with the sum over them and over all workers."""
+        """Write over every NDArray of the list `value` with the sum over them and over all workers.
+
+        Two sums of one key must not be under way at once, unless they are of the very same arrays: MXNet would add up
+        one worker's first with another's second.
+        """
         raise NotImplementedError
 
     def share(self, arrays, source=0):
+        used = set()
         for name, array in arrays.items():
+            key = name.rpartition(":")[2]  # of parameters and momenta, which the servers hold only once
+            if key in used:
+                mx.nd.waitall()
+                used.clear()
+            used.add(key)
             if self.rank != source:
                 array[:] = 0
-            self.sum(name.rpartition(":")[2], array)  # of parameters and momenta, which the servers hold only once
+            self.sum(key, array)
         mx.nd.waitall()
 
     def sum(self, name, array):
@@ -120,11 +131,11 @@ class Together(mx.kvstore.KVStoreBase):
         return array.asnumpy().astype(np.uint8).tobytes().decode()
 
     def agree(self, asked):
-        flags = deque()
+        flags, turns = deque(), cycle(range(_BEHIND + 1))  # those of a turn's last sum have been waited for
 
         def agreed():
             flags.append(mx.nd.array([bool(asked())]))
-            self.sum("stop", flags[-1])
+            self.sum(f"stop {next(turns)}", flags[-1])
             return len(flags) > _BEHIND and flags.popleft().asscalar() > 0
         return agreed
 

@@ -1,11 +1,14 @@
 """Fixtures of all tests: the rooms importable, real faces and golden values where they are at hand."""
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; what the tests start must hear it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "common")]  # the rooms; the reference that their tests share
 
 
