@@ -8,22 +8,26 @@ from common.errors import UserError
 from common.files import read_bytes, write_bytes
 
 _TEXT, _RECORDS = "train.log", "train.jsonl"
+_REPEATED = ("verification", "checkpoint")  # what a run does again that was killed between its record and its state
 
 
 class RunLog:
     """The log of one run. folder: where the two files are appended to; None: the terminal alone. quiet: not there.
 
-    resumed_at: the step from which a training goes on; records of later steps, which it will do again, are dropped.
+    resumed_at: the step from which a training goes on; records of later steps, which it will do again, are dropped,
+    and what it did after that very step is not recorded twice.
     When the files can no longer be written, a line on the terminal says so and the run goes on; a folder that was
     removed is made again. Raises UserError where they cannot be written to begin with, or another run does so.
     """
 
     def __init__(self, folder=None, resumed_at=None, quiet=False):
         self._folder, self._files, self._failing, self._quiet = folder and Path(folder), {}, False, quiet
+        self._told = set()
         if folder is not None:
             try:
                 self._open()
-                _mend(self._folder / _RECORDS, resumed_at)
+                kept = _mend(self._folder / _RECORDS, resumed_at)
+                self._told = {key for key in map(_repeated, kept) if key and key[1] == resumed_at}
                 self._open()
             except OSError as error:
                 raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
@@ -57,7 +61,9 @@ class RunLog:
 
     def record(self, event, **values):
         """Keep the numbers of an event."""
-        self._append(_RECORDS, json.dumps(dict(event=event, time=round(time.time(), 3), **values)) + "\n")
+        record = dict(event=event, time=round(time.time(), 3), **values)
+        if _repeated(record) not in self._told:
+            self._append(_RECORDS, json.dumps(record) + "\n")
 
     def _close_files(self):
         for file in self._files.values():
@@ -104,17 +110,29 @@ def _say(text):
 
 
 def _mend(path, resumed_at):
-    """Drop a last record that was cut short, and those of steps after `resumed_at`, unless that is None."""
+    """Drop a last record that was cut short, and those of steps after `resumed_at`, unless that is None.
+
+    Returns the others, a list of dicts; what is no record is an empty one, and whoever reads the log says so.
+    """
     content = read_bytes(path)
     lines = content.splitlines(keepends=True)
     last = float("inf") if resumed_at is None else resumed_at
-    kept = [line for line in lines if line.endswith(b"\n") and _step(line) <= last]
-    if kept != lines:
-        write_bytes(path, b"".join(kept))
+    found = [(line, _parse(line)) for line in lines if line.endswith(b"\n")]
+    kept = [(line, record) for line, record in found if record.get("step", 0) <= last]
+    if len(kept) != len(lines):
+        write_bytes(path, b"".join(line for line, _ in kept))
+    return [record for _, record in kept]
 
 
-def _step(line):
+def _parse(line):
     try:
-        return json.loads(line).get("step", 0)
-    except (ValueError, AttributeError):  # no record; whoever reads the log says so
-        return 0
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _repeated(record):
+    """What tells apart records that a training which goes on may make again; None for others."""
+    event = record.get("event")
+    return (event, record.get("step"), record.get("target"), record.get("path")) if event in _REPEATED else None

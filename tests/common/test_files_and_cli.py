@@ -269,6 +269,20 @@ class TestRunLog:
         assert (tmp_path / "train.jsonl").read_text().splitlines() == [*lines[:3], lines[4]]
         assert (tmp_path / "train.log").read_text() == "said\n"
 
+    def test_what_was_done_after_the_last_state_is_recorded_once(self, tmp_path):
+        def write(resumed_at):
+            log = RunLog(tmp_path, resumed_at)
+            log.record("verification", step=5, target="lfw", accuracy=0.5)
+            for epoch in (1, 2):
+                log.record("checkpoint", step=4 + epoch, path=f"model-epoch-{epoch}")
+            log.record("warning", step=5, target="stopped")
+            log.close()
+            return [json.loads(line)["event"] for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+
+        assert write(None) == ["verification", "checkpoint", "checkpoint", "warning"]
+        assert write(5) == ["verification", "checkpoint", "warning", "checkpoint", "warning"]
+        assert len(write(None)) == 9
+
     def test_a_new_run_drops_only_what_was_cut_short(self, tmp_path):
         (tmp_path / "train.jsonl").write_text('{"event": "progress", "step": 9}\n{"event"')
         log = RunLog(tmp_path)
