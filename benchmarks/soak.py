@@ -3,7 +3,7 @@
     python benchmarks/soak.py --minutes 60
 
 A small network on rendered faces, with verification, checkpoints of every kind and a saved state every few seconds; at
-the end SIGINT asks it to stop. Writes results/soak.csv, a row for each of thirty equal parts of the time, and
+the end SIGTERM asks it to stop. Writes results/soak.csv, a row for each of thirty equal parts of the time, and
 results/soak.png. The first tenth is the warm-up, over which MXNet takes its memory; what is told at the end is how
 memory, threads and open files of the last part differ from those behind it.
 """
@@ -54,14 +54,14 @@ def watch(process, minutes):
 def end(process):
     """Ask the process to stop; returns the seconds that it took."""
     started = time.time()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # SIGINT may be ignored: a shell's background hears none
     try:
         code = process.wait(_SECONDS_TO_END)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise UserError(f"the training was still there {_SECONDS_TO_END} s after SIGINT") from None
-    if code not in (130, -signal.SIGINT):
-        raise UserError(f"the training ended with code {code} after SIGINT, expected 130")
+        raise UserError(f"the training was still there {_SECONDS_TO_END} s after SIGTERM") from None
+    if code != 128 + signal.SIGTERM:
+        raise UserError(f"the training ended with code {code} after SIGTERM, expected {128 + signal.SIGTERM}")
     return time.time() - started
 
 
@@ -112,7 +112,7 @@ def main():
     draw(rows, RESULTS / "soak.png")
     first, last = rows[_WARM_UP], rows[-1]
     print(f"{steps:,} steps, {counts['verification']} verifications, {counts['checkpoint']} checkpoints; ended "
-          f"{seconds:.1f} s after SIGINT; from minute {first['minute']} to {last['minute']}: " + ", ".join(
+          f"{seconds:.1f} s after SIGTERM; from minute {first['minute']} to {last['minute']}: " + ", ".join(
               f"{name.replace('_', ' ')} {first[name]} to {last[name]}" for name in ("megabytes", "threads",
                                                                                     "open_files")))
 
