@@ -38,7 +38,7 @@ demo: .venv-demo/ready
 
 test: .venv-test/ready
 	.venv-test/bin/ruff check .
-	.venv-test/bin/python -m pytest
+	.venv-test/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 clean:
 	rm -rf .venv-demo .venv-test build *.egg-info demo datasets/demo

@@ -36,6 +36,6 @@ setup(
         "faiss": ["faiss-cpu>=1.7"],  # eval/megaface.py --index
         "horovod": ["horovod==0.28.1"],  # built against MXNet, see docs/many-machines.md
         "onnx": ONNX,  # recognition/export.py --format onnx, --backend onnxruntime
-        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.5", *ONNX],
+        "test": ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.5", *ONNX],
     },
 )

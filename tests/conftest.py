@@ -11,6 +11,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
     signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "common")]  # the rooms; the reference that their tests share
 
+from common.cores import cpu_count
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the processes of the tests, and what they start, share the cores
+    share = cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
 
 def _folder(variable, default, what):
     path = Path(os.environ.get(variable, ROOT.parent / "shared" / default))

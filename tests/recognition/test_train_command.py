@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from in_process import run_here
 
 from common import checkpoint
 from common.embedder import Embedder
@@ -38,8 +39,7 @@ def dataset(tmp_path_factory):
 
 
 def run(*flags, cwd=None):
-    return subprocess.run([sys.executable, ROOT / "recognition/train.py", *map(str, flags)], cwd=cwd, text=True,
-                          capture_output=True)
+    return run_here("recognition/train.py", *flags, cwd=cwd)
 
 
 def fails(*flags, cwd=None):
@@ -55,8 +55,10 @@ def fails(*flags, cwd=None):
 def trained(dataset, tmp_path_factory):
     """A finished run from another working directory; (its output, the model's folder)."""
     root = tmp_path_factory.mktemp("models")
-    done = run(*SMALL, "--dataset", dataset, "--max-steps", 6, "--verbose", 3, "--frequent", 2, "--ckpt", 2,
-               "--models-root", root, "--lr-steps", "4", "--report", 1, cwd=root)
+    flags = [*SMALL, "--dataset", dataset, "--max-steps", 6, "--verbose", 3, "--frequent", 2, "--ckpt", 2,
+             "--models-root", root, "--lr-steps", "4", "--report", 1]
+    done = subprocess.run([sys.executable, ROOT / "recognition/train.py", *map(str, flags)], cwd=root, text=True,
+                          capture_output=True)
     assert done.returncode == 0, done.stderr
     return done.stdout, root / f"y1-arcface-{dataset.name}"
 
@@ -100,8 +102,7 @@ class TestRun:
         assert '"prelu"' in symbol.tojson() and "data_float32" not in symbol.tojson()
 
     def test_model_verifies(self, trained, dataset):
-        done = subprocess.run([sys.executable, ROOT / "eval/verification.py", "--model", trained[1] / "model,2",
-                               "--data-dir", dataset], capture_output=True, text=True)
+        done = run_here("eval/verification.py", "--model", trained[1] / "model,2", "--data-dir", dataset)
         assert done.returncode == 0, done.stderr
         line = next(line for line in trained[0].splitlines() if line.startswith("[colours][6]Accuracy-Flip"))
         assert line.split(": ")[1] in done.stdout  # the command finds what the training found

@@ -247,22 +247,22 @@ def test_a_job_that_is_stopped_and_one_whose_worker_is_killed_go_on(dataset, tmp
     def latest():
         return max([step for step, _ in find_states(folder / "model")], default=0)
 
-    job = launch(*flags, "--models-root", tmp_path)
+    job = launch(*flags, "--models-root", tmp_path, servers=1)
     wait_for(job, latest)
     job.send_signal(signal.SIGINT)
     out, err = job.communicate(timeout=120)
     stopped = latest()
     assert job.returncode == 130 and f"stopped after step {stopped}; --resume goes on" in out and "stopped" in err
 
-    flags += ["--max-steps", stopped + 30]
-    job = launch(*flags, "--models-root", tmp_path, "--resume", restarts=1)
+    flags += ["--max-steps", stopped + 20]
+    job = launch(*flags, "--models-root", tmp_path, "--resume", servers=1, restarts=1)
     wait_for(job, lambda: latest() >= stopped + 2)
     os.kill(process_of(job, 1), signal.SIGKILL)
     out, err = job.communicate(timeout=300)
     assert job.returncode == 0, err
     assert "warning: worker 1 was ended by signal 9; all others were stopped; goes on with --resume" in err
     assert f"goes on after step {stopped}" in out and out.count("goes on after step") == 2
-    finish(launch(*flags, "--models-root", tmp_path / "whole"))
+    finish(launch(*flags, "--models-root", tmp_path / "whole", servers=1))
     expected, found = params(tmp_path / "whole", folder.name), params(tmp_path, folder.name)
     assert found.keys() == expected.keys()
     for name, array in found.items():
