@@ -97,7 +97,8 @@ CASES = [("plain", 1, "arcface", {}), ("plain", 1, "sphereface", {"momentum": 0.
          ("partial", 2, "subcenter", {"momentum": 0.5})]
 
 
-@pytest.mark.parametrize("kind, devices, loss, how", CASES, ids=str)
+@pytest.mark.parametrize("kind, devices, loss, how", CASES,
+                         ids=lambda value: ",".join(value) if isinstance(value, dict) else str(value))
 @pytest.mark.parametrize("stop", [2, 3])  # in the midst of an epoch, at its end
 def test_the_same_bits(faces, tmp_path, kind, devices, loss, how, stop):
     alone = make(faces, kind, devices, loss, **how)
