@@ -20,7 +20,7 @@ from datasets.shards import open_images
 from datasets.targets import load_target
 from eval.results import make_trace
 from eval.verification import check_pack
-from recognition import callbacks, guards, memory, pair_losses, presets
+from recognition import callbacks, guards, memory, pair_losses, presets, recipes
 from recognition import resume as resuming
 from recognition.class_parallel import split_classes, split_loss
 from recognition.heads import LOSSES, classification_loss, get_head
@@ -376,11 +376,13 @@ def _description(settings, trainer, training_set, batches, total):
     end = f"{settings.epochs} epochs" if settings.epochs else "no end set (--max-steps, --epochs): stop it with Ctrl-C"
     end = f"{total} steps" if total else end
     devices = ", ".join(map(str, trainer.devices)) + (f" of each of {workers} workers" if workers > 1 else "")
+    recipe = recipes.describe(settings.recipe) if settings.recipe else []
     return [
         "settings: " + " ".join(f"{key}={value}" for key, value in sorted(settings.items())),
         f"network {settings.network}: {count:,} parameters, {flops(trainer.embedding, shape) / 1e9:.2f} GFLOPs a face",
         f"data set {training_set.folder}: {training_set.num_classes:,} identities, {len(training_set):,} images of "
         f"{shape[2]}x{shape[3]}; {steps} of {batches.batch_size * workers} images an epoch on {devices}",
+        *recipe,
         f"learning rate {settings.lr:g}{warm_up}, divided by ten after steps {settings.lr_steps or 'none'}; {end}",
     ]
 

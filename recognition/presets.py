@@ -11,8 +11,10 @@ from easydict import EasyDict
 from common.errors import UserError, unknown_name
 from common.files import read_json, write_text
 
-NAMES = ("dataset", "network", "loss")  # these choose the other presets, and are parsed first
+NAMES = ("recipe", "dataset", "network", "loss")  # these choose the other presets, and are parsed first
 SETTINGS = {  # key: (default, what it is)
+    "recipe": ("", "name of a paper's training, whose settings and schedule lie under those that are given: "
+               "docs/recipes.md; empty: none"),
     "dataset": ("emore", "name of a data set, or a folder with train.rec"),
     "network": ("r100", "name of a network, such as r100 or y1"),
     "loss": ("arcface", "name of a loss, such as arcface or softmax"),

@@ -13,7 +13,7 @@ from recognition import presets, training_state
 from recognition.trainer import Callback
 
 # What may be another when a training goes on; what changes its rounding alone; what is looked at in another way
-_FREE = ("models_root", "pretrained", "pretrained_epoch", "ckpt", "ckpt_embedding", "ckpt_keep", "ckpt_best",
+_FREE = ("recipe", "models_root", "pretrained", "pretrained_epoch", "ckpt", "ckpt_embedding", "ckpt_keep", "ckpt_best",
          "ckpt_epochs", "state_every", "state_keep", "verbose", "frequent", "report", "max_steps", "epochs", "targets",
          "dataset", "bad_images", "reader_timeout")
 _ROUNDING = ("kvstore", "class_parallel", "memonger")

@@ -10,7 +10,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from common.cli import ArgumentParser, run
 from common.flags import positive
-from recognition import presets
+from recognition import presets, recipes
 
 
 def parse_args(args=None):
@@ -28,6 +28,8 @@ def parse_args(args=None):
     parser.add_argument("--num-classes", type=positive, help="classes of --benchmark; left out: those of the data set")
     first, _ = parser.parse_known_args(args)
     config = presets.read_config(first.config)
+    recipe = recipes.get_recipe(vars(first).get("recipe", config.get("recipe", "")))
+    given, config = config, {**recipe.settings, **config}
     names = presets.resolve({}, {key: config[key] for key in presets.NAMES if key in config},
                             {key: value for key, value in vars(first).items() if key in presets.NAMES}, first.config)
     own = presets.own_settings(names.network, names.loss)
@@ -36,7 +38,10 @@ def parse_args(args=None):
     parser.add_argument("-h", "--help", action="help", help="show this and exit")
     flags = parser.parse_args(args)
     typed = {key: value for key, value in vars(flags).items() if key in presets.NAMES or key in keys}
-    return presets.resolve(own, config, typed, flags.config), flags
+    its_loss = names.loss == recipe.settings.get("loss")
+    fitting = {key: value for key, value in config.items() if key in {**presets.SETTINGS, **given} or its_loss}
+    settings = presets.resolve(own, fitting, typed, flags.config)
+    return recipes.with_schedule(settings, recipe, {**given, **typed}), flags
 
 
 def main():

@@ -21,6 +21,11 @@ _BEHIND = 2  # calls ago, so that no worker waits for the answer to what it has 
 _NEEDED = ("DMLC_ROLE", "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
 
 
+def expected_workers():
+    """How many workers a launcher says that there are; 1 where none has started this process."""
+    return max(int(os.environ.get(variable) or 1) for variable in _STARTED)
+
+
 class Alone:
     """The one worker of a training on one machine. kvstore: how Module sums over its devices, 'device' or 'local'."""
 
