@@ -72,8 +72,8 @@ class TestSums:
             assert shared == [[1.5, -2], [[0, 0], [0, 0]]]
 
     def test_gather(self):
-        for found in together(lambda worker: worker.gather([worker.rank, 2 ** 40]), [0, 1, 2]):
-            assert found.tolist() == [[0, 2 ** 40], [1, 2 ** 40], [2, 2 ** 40]]
+        for found in together(lambda worker: worker.gather([-worker.rank / 3, 2 ** 40 + 1, np.nan]), [0, 1, 2]):
+            np.testing.assert_array_equal(found, [[-rank / 3, 2 ** 40 + 1, np.nan] for rank in range(3)])
         assert Alone().gather([3, 4]).tolist() == [[3, 4]]
 
     def test_text(self):
