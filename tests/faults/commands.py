@@ -46,7 +46,7 @@ class Command(NamedTuple):
 
 
 COPIED = "images are copied as they are, whatever their size; the doctor looks at each"
-NUMBERED = "the numbers of a shard's images are names alone"
+NUMBERED = "the numbers of records are names alone where no header goes by them"
 SHORTER = "a list that is cut may be a sound shorter one"
 LONGER = "a list may name a thing twice"
 OTHER = "another name or number may be as good"
@@ -289,7 +289,7 @@ TABLE = (
     Command(f"recognition/embed.py trainset/train.rec --output outdir/faces.npy {USE}",
             (inputs.training_set, inputs.model),
             (Reads("trainset/train.rec", RECORDS, {"random|wrong size: an image|hostile": LEFT_OUT}),
-             Reads("trainset/train.idx", INDEX))),
+             Reads("trainset/train.idx", INDEX, {"random: bit|hostile: (offsets ex|numbers)": NUMBERED}))),
     Command(f"recognition/embed.py people --output outdir/faces.npy --model net/model-0001.onnx --devices cpu {SMALL}",
             (use_inputs.onnx_model,), (Reads("net/model-0001.onnx", ONNX, told=("people",)),)),
     Command(f"recognition/search.py enrol people --gallery outdir/people.npz {USE}",
