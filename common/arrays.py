@@ -1,11 +1,14 @@
-"""Arrays in .npy files, opened without trust in what their headers say."""
+"""Arrays in .npy and .npz files, opened without trust in what their headers say."""
 import io
 import os
+import zipfile
 
 import numpy as np
 
 from common.errors import DataError
-from common.files import open_plain
+from common.files import open_plain, read_bytes
+
+_MOST_PACKED = 8  # times the size of its file that contents may have; numbers that were trained are hardly packed
 
 
 def open_array(path, shape, kinds="f"):
@@ -30,6 +33,30 @@ def open_array(path, shape, kinds="f"):
     if size != found.offset + found.nbytes:
         raise DataError(f"{path}: {size} bytes; its header announces {found.offset + found.nbytes}")
     return found
+
+
+def read_npz(path, otherwise="not arrays in NumPy's form"):
+    """Read a .npz file: dict name -> array.
+
+    otherwise: what a message says of a file that is none. Raises DataError for a missing or damaged file, and for one
+    that comes to far more than its size. Objects, which could run code, are never read.
+    """
+    data = read_bytes(path)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            check_packing(sum(entry.file_size for entry in file.infolist()), len(data))
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # damaged files raise nearly everything that Python has
+        kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+        raise DataError(f"{path}: {otherwise}: {kind}{error}"[:300]) from error
+
+
+def check_packing(announced, size):
+    """Raise DataError where a file of `size` bytes announces contents far beyond them, which would fill the memory."""
+    if announced > _MOST_PACKED * size:
+        raise DataError(f"its {size} bytes announce {announced} of numbers; expected at most {_MOST_PACKED} times as "
+                        "many")
 
 
 def open_rows(path, dtype, shape, done):

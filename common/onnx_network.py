@@ -24,11 +24,12 @@ class OnnxNetwork:
     """
 
     def __init__(self, path, image_shape=(112, 112)):
+        graph = _read_graph(path)
         self._path, self._session = path, _open(path)
         self.metadata = self._session.get_modelmeta().custom_metadata_map
         self._check_source()
         self._input, self._one_by_one = self._check_input(tuple(image_shape))
-        self._scaled_inside = self.metadata.get("pixels") == PIXELS or _scales_pixels(path)
+        self._scaled_inside = self.metadata.get("pixels") == PIXELS or _scales_pixels(graph)
         found = self._run(np.zeros((1, 3, *image_shape), np.uint8))
         if found.ndim != 2 or len(found) != 1:
             raise DataError(f"{path}: its first output has shape {found.shape} for one image; expected (1, emb_size)")
@@ -69,13 +70,41 @@ class OnnxNetwork:
         return inputs[0].name, shape[0] == 1
 
 
+def _read_graph(path):
+    """The graph of a file. Raises DataError where it is none, or has what `_foreign` tells."""
+    if not os.path.isfile(path):
+        raise UserError(f"model {path}: no such file; recognition/export.py writes it")
+    try:
+        import onnx
+
+        model = onnx.load(str(path), load_external_data=False)
+    except ImportError as error:
+        raise UserError(f"onnx cannot be imported ({error}): pip install '.[onnx]'") from error
+    except Exception as error:  # protobuf's own
+        raise DataError(f"{path}: cannot be read as an ONNX model ({_reason(error)})") from error
+    found = _foreign(model, onnx.TensorProto.EXTERNAL)
+    if found:
+        raise DataError(f"{path}: {found}; expected a plain network")
+    return model.graph
+
+
+def _foreign(model, external):
+    """What a model has that no network needs, as text, or None: a graph inside the graph can go round for ever, and
+    weights in other files are whatever these hold."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    attributes = [(node, attribute) for node in nodes for attribute in node.attribute]
+    for node, attribute in attributes:
+        if attribute.HasField("g") or attribute.graphs:
+            return f"operator {node.op_type[:60]} has a graph inside the graph"
+    arrays = [*model.graph.initializer, *(attribute.t for _, attribute in attributes)]
+    return "has weights in other files" if any(array.data_location == external for array in arrays) else None
+
+
 def _open(path):
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError(f"onnxruntime cannot be imported ({error}): pip install '.[onnx]'") from error
-    if not os.path.isfile(path):
-        raise UserError(f"model {path}: no such file; recognition/export.py writes it")
     options = onnxruntime.SessionOptions()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdecimal() else cpu_count()
@@ -90,8 +119,6 @@ def _reason(error):
     return " ".join(str(error).split())
 
 
-def _scales_pixels(path):
-    import onnx
-
-    names = [node.name for node in onnx.load(str(path), load_external_data=False).graph.node[:8]]
+def _scales_pixels(graph):
+    names = [node.name for node in graph.node[:8]]
     return all(any(name.startswith(starts) for name in names) for starts in (("Sub", "_minus"), ("Mul", "_mul")))

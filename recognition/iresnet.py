@@ -78,6 +78,9 @@ def _layer(name, parts):
 
 def _scale(arrays, path):
     """Put the differences of the two networks into the arrays, in place."""
+    below = [name for name, array in arrays.items() if name.endswith("_moving_var") and (array < 0).any()]
+    if below:
+        raise DataError(f"{path}: what becomes {below[0]!r} here, a variance, is below 0; is the file damaged?")
     try:
         arrays["conv0_weight"] *= _PIXEL_FACTOR
         for name in [name for name in arrays if name.endswith("_moving_var")]:
@@ -102,6 +105,8 @@ def _checked(symbol, arrays, path):
             raise DataError(f"{path}: lacks what becomes {name!r} here")
         if arrays[name].shape != shape:
             raise DataError(f"{path}: what becomes {name!r} here has shape {arrays[name].shape}; expected {shape}")
+        if not np.abs(arrays[name]).max() <= np.finfo(np.float32).max:
+            raise DataError(f"{path}: what becomes {name!r} here has numbers that are not finite; is the file damaged?")
     over = set(arrays) - set(arguments) - set(states)
     if over:
         raise DataError(f"{path}: has what no network here has: {', '.join(sorted(over)[:6])}")

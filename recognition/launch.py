@@ -7,6 +7,7 @@ What stands behind `--` goes to recognition/train.py. When one of the processes 
 """
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -22,7 +23,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from common.cli import ArgumentParser, run
 from common.errors import UserError
-from common.files import read_bytes
+from common.files import read_text
 from common.flags import positive
 from recognition.role import ALIVE, GRACE, INTERRUPT, STOP
 
@@ -30,6 +31,7 @@ from recognition.role import ALIVE, GRACE, INTERRUPT, STOP
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15",
        "-o", "ServerAliveCountMax=3")
 _FORWARDED = ("LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "MXNET_", "PS_")  # names, or how they begin
+_HOST = re.compile(r"([\w.+\\-]+@)?\w[\w.-]{0,252}", re.ASCII)  # and the user before it
 _INTERRUPTED = 60  # seconds in which workers may end their step, and save their state, after Ctrl-C
 _USER_ERROR = 2  # what a command exits with that cannot do what it is asked, see common/cli.py
 _ENDING = 30  # seconds in which scheduler and servers may end after the workers
@@ -180,19 +182,23 @@ def make_roles(command, num_workers, num_servers, hosts=(), port=0, python=sys.e
     return [*workers, make("scheduler", 0, 1), *servers], workers
 
 
-def _addresses(hosts):
-    """The address of each host, by which the others reach it; MXNet takes no names."""
+def _addresses(hosts, where="--hosts"):
+    """The address of each host, by which the others reach it; MXNet takes no names. where: what messages call them."""
     if not hosts:
         return ["127.0.0.1"]
-    try:
-        found = [socket.gethostbyname(host.rpartition("@")[2]) for host in hosts]
-    except OSError as error:
-        raise UserError(f"--hosts: one of {', '.join(hosts)} has no address: {error.strerror}") from error
+    found = [_address(host, where) for host in hosts]
     inner = [address.startswith("127.") for address in found]
     if any(inner) and not all(inner):
-        raise UserError(f"--hosts: {hosts[inner.index(True)]} is {found[inner.index(True)]} here, where the other "
+        raise UserError(f"{where}: {hosts[inner.index(True)]} is {found[inner.index(True)]} here, where the other "
                         "machines cannot reach it; write its address in the network")
     return found
+
+
+def _address(host, where):
+    try:
+        return socket.gethostbyname(host.rpartition("@")[2])
+    except (OSError, UnicodeError) as error:  # UnicodeError: a part between dots that is empty or too long
+        raise UserError(f"{where}: {host} has no address: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _free_port():
@@ -203,9 +209,9 @@ def _free_port():
 
 def read_hosts(path):
     """The hosts of a file, one a line, `#` before a comment. Raises UserError or DataError where there are none."""
-    lines = [line.partition("#")[0].split() for line in read_bytes(path).decode("utf-8", "replace").splitlines()]
+    lines = [line.partition("#")[0].split() for line in read_text(path).splitlines()]
     hosts = [words for words in lines if words]
-    if not hosts or any(len(words) > 1 or words[0].startswith("-") for words in hosts):
+    if not hosts or any(len(words) > 1 or words[0].startswith("-") or not _HOST.fullmatch(words[0]) for words in hosts):
         raise UserError(f"{path}: expected a host on each line, as ssh takes it, such as 10.0.0.5 or me@node1")
     return [words[0] for words in hosts]
 
@@ -235,12 +241,20 @@ def parse_args(args=None):
 def main():
     flags, training = parse_args()
     hosts = read_hosts(flags.hosts) if flags.hosts else []
-    command = [flags.python, str(ROOT / "recognition" / "train.py"), *training]
+    _addresses(hosts, flags.hosts)  # an error shows here, under the file's name
+    workers, servers = flags.workers or len(hosts) or 1, flags.servers or len(hosts) or 1
+    print(f"{workers} workers, {servers} servers on {', '.join(hosts) or 'this machine'}", flush=True)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    for left in range(flags.restarts, -1, -1):
-        code, line = supervise(*make_roles(command, flags.workers or len(hosts) or 1,
-                                           flags.servers or len(hosts) or 1, hosts, flags.port, flags.python))
+    command = [flags.python, str(ROOT / "recognition" / "train.py"), *training]
+    return _train(command, flags.restarts,
+                  lambda: make_roles(command, workers, servers, hosts, flags.port, flags.python))
+
+
+def _train(command, restarts, make):
+    """Run a training, and go on with it where it fails. make: gives the roles of `command`. Returns the exit code."""
+    for left in range(restarts, -1, -1):
+        code, line = supervise(*make())
         if not line:
             break
         if not left or code == _USER_ERROR:

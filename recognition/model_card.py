@@ -63,7 +63,7 @@ def gather(exported, folders=()):
     paths = {path.resolve() for folder in (home, *map(Path, folders)) for path in folder.rglob(RESULTS)}
     entries = [entry for path in sorted(paths) for entry in read_results(path)
                if entry["trace"].get("model_sha256") in digests]
-    training = read_training(home) if (home / LOG).is_file() else None
+    training = read_training(home) if (home / LOG).exists() else None
     return Evidence(training, read_settings(home / "settings.json"), make_trace(exported.model), entries)
 
 

@@ -56,7 +56,13 @@ class Records:
 
     def __init__(self, path):
         self._reader = RecordReader(path)
-        numbers, offsets, sizes = read_index(Path(path).with_suffix(".idx"), self._reader.size)
+        index = Path(path).with_suffix(".idx")
+        numbers, offsets, sizes = read_index(index, self._reader.size)
+        last = np.argmax(offsets)
+        end = self._reader.end(offsets[last].item(), numbers[last])
+        if end != self._reader.size:
+            raise DataError(f"{index}: its records end at byte {end}, {path} at byte {self._reader.size}; is the index "
+                            "cut short?")
         chosen = np.argsort(numbers, kind="stable")
         chosen = chosen[sizes[chosen] != IDENTITY_SIZE]
         if not len(chosen):

@@ -179,7 +179,7 @@ class Recogniser:
     def gallery(self, gallery):
         """A Gallery, or that of a path. Raises UserError where it is of another model, which must not search it."""
         found = gallery if isinstance(gallery, Gallery) else load_gallery(gallery)
-        found.check(self.model_hash, self.flip, "the gallery" if found is gallery else gallery)
+        found.check(self.model_hash, self.flip, "the gallery" if found is gallery else gallery, self.emb_size)
         return found
 
     def enrol(self, folder, gallery, progress=True):
@@ -191,7 +191,7 @@ class Recogniser:
         """
         path = None if isinstance(gallery, Gallery) else Path(gallery)
         new = path is not None and not path.exists()
-        gallery = Gallery(self.model_hash, self.flip, str(self.model)) if new else self.gallery(gallery)
+        gallery = Gallery(self.model_hash, self.flip, str(self.model), str(path)) if new else self.gallery(gallery)
         if path is not None:
             check_writable(path)
         files = _people(folder)

@@ -63,8 +63,19 @@ def send(process, number):
         pass
 
 
+def read_job():
+    """The job that the standard input's first line describes, unbuffered, so that `select` sees all that follows."""
+    try:
+        job = json.loads(sys.stdin.buffer.raw.readline())
+        return {name: job[name] for name in ("command", "folder", "environment", "sharing")}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        print("error: standard input: expected a job, as recognition/launch.py writes it, which starts this command",
+              file=sys.stderr)
+        sys.exit(2)
+
+
 def main():
-    job = json.loads(sys.stdin.buffer.raw.readline())  # unbuffered, so that `select` sees all that follows
+    job = read_job()
     try:
         code = watch(start(job))
     except OSError as error:

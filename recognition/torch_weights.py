@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.arrays import check_packing, read_npz
 from common.errors import DataError
 from common.files import read_bytes
 
@@ -60,23 +61,37 @@ def _numbers(data, kind):
 
 
 def _read_npz(path):
-    with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = read_npz(path)
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub":
+            raise DataError(f"{path}: array {name!r} is of {array.dtype}; expected numbers")
     return {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in arrays.items()}
 
 
 def _read_safetensors(path):
     """https://github.com/huggingface/safetensors: the length of a JSON header, the header, the numbers."""
-    data = read_bytes(path)
+    data = memoryview(read_bytes(path))
     start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start].decode())
-    tensors = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            first, end = entry["data_offsets"]
-            tensors[name] = _numbers(data[start + first:start + end], _SAFE_TENSORS[entry["dtype"]]).reshape(
-                entry["shape"])
-    return tensors
+    header = json.loads(bytes(data[8:start]).decode())
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    _check_spans([entry["data_offsets"] for entry in entries.values()], len(data) - start)
+    return {name: _safe_tensor(data[start:], **entry) for name, entry in entries.items()}
+
+
+def _safe_tensor(data, dtype, shape, data_offsets):
+    first, end = data_offsets
+    return _numbers(data[first:end], _SAFE_TENSORS[dtype]).reshape(shape)
+
+
+def _check_spans(spans, size):
+    """Raise ValueError unless tensors lie one behind the other in `size` bytes, with nothing between or behind them."""
+    place = 0
+    for first, end in sorted(spans):
+        if first != place or end < first:
+            raise ValueError(f"numbers at {first} to {end}, where those before end at {place}")
+        place = end
+    if place != size:
+        raise ValueError(f"numbers of {place} bytes; the file has {size}")
 
 
 class _Stored:
@@ -105,10 +120,14 @@ class _Tensor(_Stored):
     def __init__(self, storage, offset, size, stride, *_):
         self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
 
+    def count(self):
+        """How many numbers it has; tensors may share those of a storage."""
+        return max(0, int(np.prod(self.size, dtype=object)))
+
     def array(self, numbers):
         """The tensor's numbers out of its storage's."""
         last = self.offset + sum((size - 1) * stride for size, stride in zip(self.size, self.stride))
-        count = int(np.prod(self.size, dtype=object))
+        count = self.count()
         if len(self.size) != len(self.stride) or min(self.offset, *self.size, *self.stride, 0) < 0 or (
                 count > len(numbers) or count and last >= len(numbers)):
             raise ValueError(f"a tensor of shape {self.size} in {len(numbers)} numbers")
@@ -158,13 +177,19 @@ def _read_pickled(path):
     data = read_bytes(path)
     try:
         found, storage = (_open_zip if data[:2] == b"PK" else _open_legacy)(data)
+        return _arrays(found, storage, len(data))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _arrays(found, storage, size):
+    """The tensors of what was pickled, as arrays. storage: callable, _Storage -> its bytes; size: of the file."""
     for name in _WRAPPERS:
         found = found[name] if isinstance(found.get(name), dict) else found
     tensors = {str(name): value for name, value in found.items() if isinstance(value, _Tensor)}
     if not tensors:
-        raise DataError(f"{path}: holds no tensors by name; its keys are: {', '.join(map(str, list(found)[:8]))}")
+        raise DataError(f"holds no tensors by name; its keys are: {', '.join(map(str, list(found)[:8]))}")
+    check_packing(sum(map(_Tensor.count, tensors.values())), size)
     kept = {}
     for tensor in tensors.values():
         if tensor.storage.key not in kept:

@@ -83,6 +83,21 @@ def test_models_that_do_not_fit(tmp_path):
         Embedder(write(path), [mx.gpu(0)], image_shape=SIZE)
 
 
+def test_what_no_network_needs(tmp_path):
+    """A graph inside the graph may go round for ever; weights outside may be any file."""
+    path, make = tmp_path / "m.onnx", onnx.helper.make_node
+    inner = onnx.helper.make_graph([make("Identity", ["data"], ["in"])], "inner", [], [
+        onnx.helper.make_tensor_value_info("in", onnx.TensorProto.FLOAT, ["N", 3, *SIZE])])
+    model = write(path, nodes=[make("If", ["half"], ["out"], then_branch=inner, else_branch=inner)])
+    with pytest.raises(DataError, match="m.onnx: operator If has a graph inside the graph"):
+        Embedder(model, image_shape=SIZE)
+    outside = onnx.load(write(path))
+    onnx.external_data_helper.set_external_data(outside.graph.initializer[0], location="/etc/passwd")
+    path.write_bytes(outside.SerializeToString())
+    with pytest.raises(DataError, match="m.onnx: has weights in other files"):
+        Embedder(str(path), image_shape=SIZE)
+
+
 def test_parameters_that_have_changed(tmp_path):
     params = tmp_path / "model-0003.params"
     params.write_bytes(b"some")

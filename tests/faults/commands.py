@@ -9,10 +9,13 @@ from functools import partial
 from typing import Callable, Dict, NamedTuple, Tuple
 
 import inputs
+import use_inputs
+import weights
 from damages import Form
 from data_forms import CHECKSUMS, FEATURE, IMAGE, PACK, RECORDS, TAR
 from model_forms import ARRAY, PARAMS, SYMBOL
 from text_forms import INDEX, JSON, JSON_LINES, PROPERTY, TEXT
+from weight_forms import GALLERY, LEGACY, NPZ, ONNX, PTH, SAFETENSORS
 
 
 class Reads(NamedTuple):
@@ -31,7 +34,7 @@ class Command(NamedTuple):
 
     words: as typed, the script first; make: functions that make the input in the current folder; reads: its files;
     output: what it writes, changes outside of which are a failure, the first of them named on the command line;
-    codes: exit codes beside 2 that tell of a damage.
+    codes: exit codes beside 2 that tell of a damage; until: words of a server's, after which it has read its files.
     """
 
     words: str
@@ -39,9 +42,11 @@ class Command(NamedTuple):
     reads: Tuple[Reads, ...]
     output: Tuple[str, ...] = ("outdir",)
     codes: Tuple[int, ...] = ()
+    until: str = ""
+
 
 COPIED = "images are copied as they are, whatever their size; the doctor looks at each"
-NUMBERED = "the numbers of a shard's images are names alone"
+NUMBERED = "the numbers of records are names alone where no header goes by them"
 SHORTER = "a list that is cut may be a sound shorter one"
 LONGER = "a list may name a thing twice"
 OTHER = "another name or number may be as good"
@@ -54,6 +59,14 @@ NOT_ASKED = "what the command does not ask for may be anything"
 WARNED = "the doctor warns"
 SAID = "what is not there is said, and the training goes without"
 NAMES_ALONE = {"random|hostile": "of a pretrained model the arrays are taken, and the graph of the network named"}
+LEFT_OUT = "a picture that cannot be used is left out, and told of"
+CALLED = {"wrong size: another model_name|hostile: names: text": "people and a model may have any name in a gallery"}
+NO_MODEL = {**CALLED, "wrong size: (another (model|flip)$|nobody)": "what makes no use of the model holds no gallery "
+            "against it", "wrong size: embeddings (of another width|half)": "of a model of that size it were sound"}
+BEGUN = "a gallery that is not there is begun"
+WORTH = "another threshold, or what the command does not ask for, may be as good"
+UNHASHED = "a model that SHA256SUMS does not name, such as the original's, is taken as it is"
+ON_THE_CARD = "what the model card repeats may be anything of its kind"
 OUTSIDE = ("/etc/passwd", "/dev/zero")  # of which a message may speak where a list names them
 
 LIST = {"truncated": SHORTER, "random": OTHER, "wrong size: (twice|a line)": LONGER}
@@ -89,6 +102,7 @@ def embedded_files(accepts=None):
 SMALL = "--image-size 16,16"
 TRAIN = ("recognition/train.py --network y1 --net-blocks 1,1,1,1 --emb-size 16 --per-batch-size 3 --max-steps 3 "
          "--devices cpu --models-root outdir --report 0")
+USE = f"--model net/model,1 {SMALL} --devices cpu"
 UNREADABLE = "an image that cannot be read gets a placeholder, and is listed"
 FEW_NOISES = "a noise list may name images that the list has not; how many it names is told"
 COUNTED = "the list is counted, and the count told"
@@ -263,8 +277,62 @@ TABLE = (
     Command("recognition/draw_losses.py embeddings --losses softmax --faces people --steps 2 --output outdir "
             "--devices cpu", (inputs.image_folder,), (Reads("people/p1/0.jpg", IMAGE, {
                 "missing": NOT_THERE, "wrong size": "pictures are brought to one size"}),)),
+    # recognition: a model put to use
+    Command(f"recognition/compare.py first.jpg second.jpg --threshold 0.3 --output outdir {USE}", (use_inputs.faces,),
+            (*model_files(told=("first.jpg",)), Reads("second.jpg", IMAGE))),
+    Command(f"recognition/compare.py first.jpg second.jpg --thresholds scores/results.json --far 0.1 --output none "
+            f"{USE}", (use_inputs.faces, partial(inputs.model, hashed=True), use_inputs.verified), (
+                Reads("scores/results.json", JSON, {"random: bit|hostile: .* (=|left out)": WORTH}, ("net",)),
+                Reads("net/SHA256SUMS", TEXT, {"": UNHASHED}, ("net",))), ()),
+    Command(f"recognition/embed.py people --output outdir/faces.npy {USE}", (inputs.image_folder, inputs.model),
+            (*model_files(told=("people",)), Reads("people/p1/0.jpg", IMAGE, {"": LEFT_OUT}))),
+    Command(f"recognition/embed.py trainset/train.rec --output outdir/faces.npy {USE}",
+            (inputs.training_set, inputs.model),
+            (Reads("trainset/train.rec", RECORDS, {"random|wrong size: an image|hostile": LEFT_OUT}),
+             Reads("trainset/train.idx", INDEX, {"random: bit|hostile: (offsets ex|numbers)": NUMBERED}))),
+    Command(f"recognition/embed.py people --output outdir/faces.npy --model net/model-0001.onnx --devices cpu {SMALL}",
+            (use_inputs.onnx_model,), (Reads("net/model-0001.onnx", ONNX, told=("people",)),)),
+    Command(f"recognition/search.py enrol people --gallery outdir/people.npz {USE}",
+            (inputs.image_folder, inputs.model), (Reads("people/p1/0.jpg", IMAGE, {"": LEFT_OUT}),)),
+    Command(f"recognition/search.py enrol people --gallery known/people.npz {USE}", (use_inputs.gallery,),
+            (Reads("known/people.npz", GALLERY, {
+                **CALLED, "missing|wrong type: a link": BEGUN, "wrong size: nobody": "nobody may be enrolled yet"}),),
+            ("known",)),
+    Command(f"recognition/search.py query first.jpg second.jpg --gallery known/people.npz --output outdir "
+            f"--thresholds scores/results.json --far 0.1 {USE}", (use_inputs.gallery, use_inputs.verified),
+            (*model_files(told=("known", "scores")), Reads("known/people.npz", GALLERY, CALLED),
+             Reads("first.jpg", IMAGE, {"": LEFT_OUT}),
+             Reads("scores/results.json", JSON, {"random: bit|hostile: .* (=|left out)": WORTH}))),
+    Command("recognition/search.py list --gallery known/people.npz", (use_inputs.gallery,),
+            (Reads("known/people.npz", GALLERY, NO_MODEL),), ()),
+    Command("recognition/search.py remove p1 --gallery known/people.npz", (use_inputs.gallery,),
+            (Reads("known/people.npz", GALLERY, NO_MODEL),), ("known",)),
+    Command("recognition/serve.py --gallery known/people.npz --thresholds scores/results.json --far 0.1 --port 0 "
+            f"{USE}", (use_inputs.gallery, use_inputs.verified),
+            (*model_files(told=("known", "scores")), Reads("known/people.npz", GALLERY, CALLED),
+             Reads("scores/results.json", JSON, {"random: bit|hostile: .* (=|left out)": WORTH})), (),
+            until="Ctrl-C ends it"),
+    # recognition: models handed on
+    Command(f"recognition/export.py --model net/model,1 --output outdir/model.onnx {SMALL}", (inputs.model,),
+            model_files()),
+    Command(f"recognition/export.py --model net/model,1 --format gluon --output outdir/model {SMALL} --no-card",
+            (inputs.model,), model_files()[:1]),
+    Command("recognition/export.py --model net/model,1 --format mxnet --output outdir/slim --faces pairs.bin "
+            f"--evaluations scores {SMALL}", (use_inputs.trained,), (
+                Reads("pairs.bin", PACK, {"hostile: all genuine": NOT_ASKED}),
+                Reads("net/settings.json", JSON, {"missing|wrong type: a link": OPTIONAL,
+                                                  "random: bit|hostile": ON_THE_CARD}),
+                Reads("net/train.jsonl", JSON_LINES, {
+                    "missing|empty|wrong type: a link": NOT_THERE, "truncated|wrong type: json": UNFINISHED,
+                    "random: bit|wrong size: (twice|a line)|hostile: .* =": ON_THE_CARD}),
+                Reads("scores/results.json", JSON, {"missing|wrong type: a link": NOT_THERE,
+                                                    "random: bit|hostile: .* (=|left out)": ON_THE_CARD}))),
+    *(Command(f"recognition/import_torch.py --weights backbone.{end} --output outdir/model",
+              (partial(weights.write_weights, end),), (Reads(f"backbone.{end}", form),)) for end, form in (
+                  ("pth", PTH), ("pt", LEGACY), ("safetensors", SAFETENSORS), ("npz", NPZ))),
+    Command("recognition/launch.py --hosts hosts.txt -- --network y1 --kvstore dist_sync", (use_inputs.hosts,),
+            (Reads("hosts.txt", TEXT, {**LIST, "wrong size: a field less": "a comment is lost"}),), ()),
 )
 WITHOUT_FILES = {"common/check_python.py": "reads no file", "symbols/summary.py": "reads no file",
-                 "datasets/render.py": "reads no file"}
-NOT_YET = {f"recognition/{name}.py": "newer than the table" for name in (
-    "compare", "embed", "export", "import_torch", "launch", "role", "search", "serve")}
+                 "datasets/render.py": "reads no file",
+                 "recognition/role.py": "reads its standard input alone, which is the launcher's hold on it"}

@@ -28,9 +28,9 @@ class Form(NamedTuple):
     """A kind of file.
 
     name: as `strangers` calls files of this kind; sizes, hostile: callables, (the file's bytes, path of a file that
-    only code can make) -> dict what was done -> bytes. free: callable, the file's bytes -> (start, end, reason) of
-    parts that may hold anything; accepts: expressions that match 'kind: name' of damages -> why a command may
-    go on.
+    only code can make) -> dict what was done -> bytes, or a tuple of them that belong together. free: callable, the
+    file's bytes -> (start, end, reason) of parts that may hold anything; accepts: expressions that match 'kind: name'
+    of damages -> why a command may go on.
     """
 
     name: str
@@ -58,19 +58,26 @@ def patched(data, place, layout, *values):
 def damages(form, data, canary, rng):
     """All damages of a file, a list of Damage. data: its bytes; canary: see Form; rng: RandomState."""
     made = [Damage("missing", "not there", os.remove), Damage("empty", "no bytes", _write(b""))]
-    made += [Damage("truncated", f"to {place} of {len(data)} bytes", _write(data[:place]),
+    view = memoryview(data)  # so that the damages of a large file do not hold many copies of it
+    made += [Damage("truncated", f"to {place} of {len(data)} bytes", _write(view[:place]),
                     "only the end of the last line is missing" * (data[place:] == b"\n")) for place in places(data)]
     free = list(form.free(data))
     for name, start, end, made_up in _random(data, rng):
         harmless = next((reason for first, last, reason in free if first <= start and end <= last), "")
-        made.append(Damage("random", name, _write(made_up), harmless))
+        made.append(Damage("random", name, _write(*made_up), harmless))
     made += [Damage("wrong type", name, _write(other)) for name, other in strangers().items() if name != form.name]
     made += [Damage("wrong type", name, apply) for name, apply in _not_files()]
-    made += [Damage("wrong size", name, _write(other)) for name, other in {
-        "twice": data + data, "64 zeros behind": data + bytes(64), **form.sizes(data, canary)}.items()]
-    made += [Damage("hostile", name, _write(other)) for name, other in form.hostile(data, canary).items()]
+    for kind, others in (("wrong size", {"twice": (data, data), "64 zeros behind": (data, bytes(64)),
+                                         **form.sizes(data, canary)}), ("hostile", form.hostile(data, canary))):
+        made += [Damage(kind, name, _write(*(other if isinstance(other, tuple) else [other])))
+                 for name, other in others.items()]
     return [damage._replace(harmless=damage.harmless or form.harmless(damage.kind, damage.name))
-            for damage in made if getattr(damage.apply, "data", None) != data]
+            for damage in made if not _is_same(damage.apply, data)]
+
+
+def _is_same(apply, data):
+    """Whether what is written is the file as it was."""
+    return hasattr(apply, "parts") and b"".join(apply.parts) == data
 
 
 def places(data):
@@ -84,18 +91,19 @@ def places(data):
 
 def _random(data, rng):
     """Random bytes in place of the whole file, of a stretch of it, and single bits turned: (name, first and last byte
-    that is changed, the changed bytes)."""
+    that is changed, parts of the changed bytes)."""
+    view = memoryview(data)
     for size in (len(data), len(data), 100, 5000):
-        yield f"{size} random bytes", 0, len(data), rng.bytes(size)
+        yield f"{size} random bytes", 0, len(data), [rng.bytes(size)]
     for _ in range(6):
         size = min(16, len(data))
         start = rng.randint(len(data) - size + 1)
-        changed = data[:start] + rng.bytes(size) + data[start + size:]
+        changed = view[:start], rng.bytes(size), view[start + size:]
         yield f"{size} random bytes from byte {start}", start, start + size, changed
     for _ in range(10):
         place, bit = rng.randint(len(data)), rng.randint(8)
         turned = bytes([data[place] ^ 1 << bit])
-        yield f"bit {bit} of byte {place}", place, place + 1, data[:place] + turned + data[place + 1:]
+        yield f"bit {bit} of byte {place}", place, place + 1, (view[:place], turned, view[place + 1:])
 
 
 def strangers():
@@ -132,9 +140,9 @@ def _replace(make, path):
     make(path)
 
 
-def _write(data):
+def _write(*parts):
     def apply(path):
         with open(path, "wb") as file:
-            file.write(data)
-    apply.data = data
+            file.writelines(parts)
+    apply.parts = parts
     return apply

@@ -118,10 +118,10 @@ def _png(width, height, depth=8, colour=2, body=None):
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    row = b"\0" + bytes(width * {0: 1, 2: 3, 6: 4}[colour] * depth // 8)
-    packed = zlib.compress(row * height, 1) if body is None else body
+    if body is None:
+        body = zlib.compress((b"\0" + bytes(width * {0: 1, 2: 3, 6: 4}[colour] * depth // 8)) * height, 1)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0))
-            + chunk(b"IDAT", packed) + chunk(b"IEND", b""))
+            + chunk(b"IDAT", body) + chunk(b"IEND", b""))
 
 
 def _bmp(width, height):

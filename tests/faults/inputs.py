@@ -87,8 +87,11 @@ def image_folder(folder="people", sizes=(3, 2, 4), side=SIDE):
     write(f"{folder}/p\udcff/\udcfe.jpg", jpeg([9, 9], side))
 
 
-def model(prefix="net/model", side=SIDE, seed=0, classes=None, epochs=(1,)):
-    """A checkpoint of a small network with every kind of parameter; with a head of so many classes where given."""
+def model(prefix="net/model", side=SIDE, seed=0, classes=None, epochs=(1,), hashed=False):
+    """A checkpoint of a small network with every kind of parameter; with a head of so many classes where given.
+
+    hashed: leave SHA256SUMS beside it. Else it is as a model from elsewhere, of which more damages can be tried.
+    """
     from common import checkpoint
     from common.mxnet_setup import mx
 
@@ -109,6 +112,12 @@ def model(prefix="net/model", side=SIDE, seed=0, classes=None, epochs=(1,)):
     for epoch in epochs:
         checkpoint.save(prefix, epoch, symbol, *drawn)
     mx.nd.waitall()
+    if not hashed:
+        _remove_hashes(prefix)
+
+
+def _remove_hashes(prefix):
+    Path(prefix).with_name("SHA256SUMS").unlink()
 
 
 def trained_model(prefix="start/model"):
@@ -123,6 +132,7 @@ def trained_model(prefix="start/model"):
              for names, found in ((symbol.list_arguments(), shapes[0]), (symbol.list_auxiliary_states(), shapes[2]))]
     checkpoint.save(prefix, 1, symbol, *drawn)
     mx.nd.waitall()
+    _remove_hashes(prefix)
 
 
 def settings(folder="net"):
@@ -301,6 +311,7 @@ def mtcnn(folder="mtcnn"):
         checkpoint.save(f"{folder}/{name}", 1, symbol, {
             key: mx.nd.array(rng.normal(size=size) * 0.1) for key, size in shapes.items()}, {})
     mx.nd.waitall()
+    _remove_hashes(f"{folder}/det1")
 
 
 def tar_shards(folder="tars"):

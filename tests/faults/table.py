@@ -1,8 +1,10 @@
 """Run the table of bad inputs: every command, every file that it reads, damaged in every way.
 
-    python tests/faults/table.py                     # all of it; writes results/faults*.csv
-    python tests/faults/table.py --only align        # commands in whose words this is; writes nothing
+    python tests/faults/table.py                     # all of it; writes results/faults.csv and faults_reasons.csv
+    python tests/faults/table.py --only align        # lines in whose words this expression is found; writes their rows
     python tests/faults/table.py --sample 2          # of each file so many damages, drawn by --seed; writes nothing
+
+Rows are written of commands of which every line was run with every damage; those of others stay.
 
 Good input must succeed. Damaged input must give one clear line and exit code 2, in bounded time and memory, and change
 nothing but the output; what may go on has a reason in `commands`. See docs/faults.md.
@@ -15,7 +17,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections import Counter, namedtuple
+from collections import Counter, defaultdict, namedtuple
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,7 +83,7 @@ class Stand:
         fresh(self.source(case.command), box)
         if case.prepare:
             case.prepare(box)
-        return Running(box, case.words.split(), **case.limits)
+        return Running(box, case.words.split(), until=case.command.until, **case.limits)
 
     def _judge(self, case, trial):
         memory = self.memory.get(case.command.words, trial.memory)
@@ -113,7 +115,7 @@ class Stand:
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="commands in whose words this is")
+    parser.add_argument("--only", default="", help="lines in whose words this regular expression is found")
     parser.add_argument("--kind", default="", help="damages of this kind alone")
     parser.add_argument("--sample", type=int, help="damages of each file; not given: all")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
@@ -132,54 +134,69 @@ def scratch():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Tally:
+    """What the trials of a command, a script, came to."""
+
+    def __init__(self):
+        self.verdicts, self.reasons, self.files = Counter(), Counter(), set()
+        self.seconds, self.memory, self.bad = 0.0, 0, 0
+
+    def add(self, case, trial, verdict, why):
+        """Count a trial."""
+        self.verdicts[verdict] += 1
+        if verdict == ACCEPTED:
+            self.reasons[why] += 1
+        if case.kind != OUTPUT:
+            self.files.add((case.command.words, case.file))
+        self.seconds, self.memory = max(self.seconds, trial.seconds), max(self.memory, trial.memory)
+
+    def row(self):
+        """The numbers of its row in results/faults.csv."""
+        return dict(files=len(self.files), damages=sum(self.verdicts.values()), refused=self.verdicts[CLEAR],
+                    accepted=self.verdicts[ACCEPTED], failures=self.verdicts[FAILED] + self.bad,
+                    longest_seconds=f"{self.seconds:.1f}", largest_mb=self.memory >> 20)
+
+
+def script(command):
+    """The file of a line's command."""
+    return command.words.split()[0]
+
+
 def run_table(commands, args, log):
-    """Run the trials of commands, telling of each failure. Returns counts, (command's words, file, kind, verdict,
-    reason) -> number, and how many commands failed with good input."""
-    counts, bad = Counter(), 0
+    """Run the trials of commands, telling of each failure. Returns script -> Tally."""
+    tallies = defaultdict(Tally)
     with scratch() as folder:
         stand = Stand(folder, args.jobs)
         for case, verdict, why in stand.good(commands):
             print("good", verdict, case.words, why, sep="\t", file=log)
             if verdict == FAILED:
-                bad += 1
+                tallies[script(case.command)].bad += 1
                 print(f"FAILED with good input: {case.words}: {why}", flush=True)
         cases = (case for command in commands for case in stand.cases(command, args.seed, args.sample)
                  if args.kind in case.kind)
-        for case, _, verdict, why in stand.run(cases):
-            reason = why if verdict == ACCEPTED else ""
-            counts[case.command.words, case.file, case.kind, verdict, reason] += 1
-            print(verdict, case.words, case.file, case.kind, case.name, why, sep="\t", file=log)
+        for case, trial, verdict, why in stand.run(cases):
+            tallies[script(case.command)].add(case, trial, verdict, why)
+            print(verdict, case.words, case.file, case.kind, case.name, why, f"{trial.seconds:.1f} s",
+                  f"{trial.memory >> 20} MB", sep="\t", file=log)
             if verdict == FAILED:
                 print(f"FAILED {case.words}: {case.file} {case.kind}: {case.name}: {why}", flush=True)
-    return counts, bad
+    return tallies
 
 
-def tabulate(counts, key):
-    """Rows of how many trials came to what. counts: see `run_table`; key: callable, (command's words, file, kind)
-    -> dict of the columns that name a row."""
-    rows = {}
-    for (words, file, kind, verdict, reason), count in counts.items():
-        named = key(words, file, kind)
-        row = rows.setdefault(tuple(named.values()), {**named, "trials": 0, CLEAR: 0, ACCEPTED: 0, FAILED: 0,
-                                                      "reasons": set()})
-        row["trials"] += count
-        row[verdict] += count
-        row["reasons"] |= {reason} - {""}
-    return [{**row, "reasons": "; ".join(sorted(row["reasons"]))} for row in rows.values()]
+def write_tables(tallies, whole, scripts):
+    """Write results/faults.csv, a row for each command, and results/faults_reasons.csv, why damages were accepted.
 
-
-def write_tables(counts):
-    """Write results/faults.csv, a row for each file and kind of damage, and the sums of it that the docs show."""
-    from benchmarks.measure import write_table
+    tallies: of `run_table`; whole: scripts of which all was run; scripts: all of the table, in its order.
+    """
+    from benchmarks.measure import read_table, write_table
     from common.machine import machine
 
-    rows = tabulate(counts, lambda words, file, kind: dict(command=words, file=file or "-", kind=kind))
-    write_table("faults", rows)
-    by_script, by_kind = (tabulate(counts, key) for key in (
-        lambda words, file, kind: dict(command=words.split()[0]), lambda words, file, kind: dict(kind=kind)))
-    for name, sums in (("faults_commands", by_script), ("faults_kinds", by_kind)):
-        write_table(name, [{**{key: value for key, value in row.items() if key != "reasons"}, "machine": machine()}
-                           for row in sums])
+    counted = [dict(command=name, **tallies[name].row(), machine=machine()) for name in whole]
+    reasons = [dict(command=name, reason=reason, damages=count) for name in whole
+               for reason, count in sorted(tallies[name].reasons.items())]
+    for table, rows in (("faults", counted), ("faults_reasons", reasons)):
+        rows += [row for row in read_table(table) if row["command"] in set(scripts) - set(whole)]
+        write_table(table, sorted(rows, key=lambda row: scripts.index(row["command"])))
 
 
 def main():
@@ -187,17 +204,18 @@ def main():
     import_all()
     from commands import TABLE
 
-    commands = [command for command in TABLE if args.only in command.words]
+    commands = [command for command in TABLE if re.search(args.only, command.words)]
     with open(args.log, "w", buffering=1) as log:
-        counts, bad = run_table(commands, args, log)
-    totals = Counter()
-    for (_, _, _, verdict, _), count in counts.items():
-        totals[verdict] += count
-    if not (args.only or args.kind or args.sample is not None):
-        write_tables(counts)
-    print(f"{len(commands)} commands, {sum(totals.values())} trials: {totals[CLEAR]} clear lines, "
-          f"{totals[ACCEPTED]} go on for a reason, {totals[FAILED] + bad} failures")
-    return 1 if totals[FAILED] + bad else 0
+        tallies = run_table(commands, args, log)
+    scripts = list(dict.fromkeys(map(script, TABLE)))
+    whole = [name for name in scripts if all(command in commands for command in TABLE if script(command) == name)]
+    if whole and not args.kind and args.sample is None:
+        write_tables(tallies, whole, scripts)
+    rows = [tally.row() for tally in tallies.values()]
+    total = {key: sum(row[key] for row in rows) for key in ("damages", "refused", "accepted", "failures")}
+    print(f"{len(commands)} commands, {total['damages']} trials: {total['refused']} clear lines, "
+          f"{total['accepted']} go on for a reason, {total['failures']} failures")
+    return 1 if total["failures"] else 0
 
 
 if __name__ == "__main__":

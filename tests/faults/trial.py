@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MEMORY = 2 << 30  # bytes that a command may ask the system for beyond what it begins with
 CPU, WALL = 40, 300  # seconds
 GROWTH = 300 << 20  # bytes by which a damage may raise the memory that is used
+_STOPPED = 130  # a command's exit code after Ctrl-C
 
 
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVQIHWP4DwABAQEANl9ngAAAAABJRU5ErkJggg=="  # a PNG
@@ -29,7 +30,8 @@ _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVQIHWP4DwABAQEANl
 
 class Trial(NamedTuple):
     """What a command did. code: its exit code, None where it was ended or crashed; signal: which ended it; out, err:
-    text; changed: paths below the box's parent that are new, changed or gone; memory: bytes used at most."""
+    text; changed: paths below the box's parent that are new, changed or gone; memory: bytes used at most; seconds: it
+    took."""
 
     code: Optional[int]
     signal: int
@@ -37,6 +39,7 @@ class Trial(NamedTuple):
     err: str
     changed: list
     memory: int
+    seconds: float = 0.0
 
 
 def import_all():
@@ -63,14 +66,17 @@ def _draw_nothing(figure, target, format, **settings):
 class Running:
     """A trial under way in a child process.
 
-    box: the folder that the command runs in; words: script, relative to the clone, and flags. file_size: of the
-    largest file that it may write, bytes; stdout: where its output goes; cpu: seconds that it may compute.
+    box: the folder that the command runs in, whose `programs` are found before those of the system; words: script,
+    relative to the clone, and flags. file_size: of the largest file that it may write, bytes; stdout: where its output
+    goes; cpu: seconds that it may compute; until: words of its output, after which it gets Ctrl-C, as a server must to
+    end well.
     """
 
-    def __init__(self, box, words, file_size=None, stdout=None, cpu=CPU):
+    def __init__(self, box, words, file_size=None, stdout=None, cpu=CPU, until=None):
         self.box, self.before, self.started = Path(box), snapshot(Path(box).parent), time.monotonic()
         pipes = [_pipe(), _pipe()]  # no files: these would count among those that must not grow too large
-        self.streams = [reading for reading, _ in pipes]
+        self.streams, self.said = [reading for reading, _ in pipes], b""
+        self.until, self.stopped = until, False
         self.pid = os.fork()
         if not self.pid:
             out, err = (writing for _, writing in pipes)
@@ -82,14 +88,28 @@ class Running:
         """The Trial, or None while it runs."""
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         if not pid:
-            if time.monotonic() - self.started > WALL:
-                os.kill(self.pid, signal.SIGKILL)
+            self._watch()
             return None
-        after = snapshot(self.box.parent)
+        seconds, after = time.monotonic() - self.started, snapshot(self.box.parent)
         changed = sorted(name for name in self.before.keys() | after.keys() if self.before.get(name) != after.get(name))
         out, err = map(_drain, self.streams)
         ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        return Trial(None if ended else os.WEXITSTATUS(status), ended, out, err, changed, usage.ru_maxrss << 10)
+        code = None if ended else os.WEXITSTATUS(status)
+        return Trial(0 if self.stopped and code == _STOPPED else code, ended, self.said.decode(errors="replace") + out,
+                     err, changed, usage.ru_maxrss << 10, seconds)
+
+    def _watch(self):
+        """End the command where its time is up, or where it has said that it is ready."""
+        if time.monotonic() - self.started > WALL:
+            os.kill(self.pid, signal.SIGKILL)
+        if self.until and not self.stopped:
+            try:
+                self.said += os.read(self.streams[0], 1 << 16)
+            except BlockingIOError:  # nothing was said
+                pass
+            if self.until.encode() in self.said:
+                self.stopped = True
+                os.kill(self.pid, signal.SIGINT)
 
 
 def _pipe():
@@ -150,6 +170,8 @@ def _be_command(box, words, out, err, limits):
     code = 1
     try:
         _redirect(out, err)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+        os.environ["PATH"] = f"{box / 'programs'}{os.pathsep}{os.environ['PATH']}"
         os.chdir(box)
         _limit(*limits)
         code = _run(words)

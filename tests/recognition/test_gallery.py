@@ -113,6 +113,9 @@ def test_damaged_files(tmp_path):
             load_gallery(tmp_path / "bad.npz")
         except DataError as error:
             assert str(error).startswith(f"{tmp_path}/bad.npz: no gallery, or damaged")
+    np.savez_compressed(tmp_path / "bad.npz", names=np.zeros(10 ** 6))
+    with pytest.raises(DataError, match=r"bad.npz: no gallery, or damaged: its \d+ bytes announce 8000128 of numbers"):
+        load_gallery(tmp_path / "bad.npz")
     with pytest.raises(DataError, match="no such gallery; make it with search.py enrol"):
         load_gallery(tmp_path / "none.npz")
 

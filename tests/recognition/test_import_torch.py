@@ -247,6 +247,28 @@ def test_safetensors(tmp_path):
     np.testing.assert_array_equal(read_tensors(tmp_path / "w.safetensors")["b"], values)
 
 
+@pytest.mark.parametrize("spans", [[(0, 24), (0, 24)], [(0, 24), (25, 49)], [(4, 28)], [(0, 16)], [(-24, -1)]], ids=str)
+def test_safetensors_lie_one_behind_the_other(tmp_path, spans):
+    """As the form has it: so a small file cannot hold many large tensors, and one that is cut or grown shows."""
+    header = json.dumps({str(number): dict(dtype="F32", shape=[2, 3], data_offsets=span)
+                         for number, span in enumerate(spans)}).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(24))
+    with pytest.raises(DataError, match="w.safetensors: cannot be read as weights: ValueError: numbers "):
+        read_tensors(tmp_path / "w.safetensors")
+
+
+def test_more_than_the_file_can_hold(torch_names, tmp_path):
+    """Tensors that share their numbers, and numbers packed to a thousandth, would fill the memory."""
+    tensor = Stored(np.ones((100, 100), np.float32), 0)
+    for write in (write_zip, write_legacy):
+        write(tmp_path / "w.pth", {str(number): tensor for number in range(500)}, [tensor], torch_names)
+        with pytest.raises(DataError, match=r"w.pth: its \d+ bytes announce 5000000 of numbers"):
+            read_tensors(tmp_path / "w.pth")
+    np.savez_compressed(tmp_path / "w.npz", a=np.zeros(10 ** 6, np.float32))
+    with pytest.raises(DataError, match=r"w.npz: .*its \d+ bytes announce 4000128 of numbers"):
+        read_tensors(tmp_path / "w.npz")
+
+
 class Hostile:
     def __init__(self, marker):
         self.marker = marker
@@ -315,6 +337,10 @@ def refused(network, **changes):
 
 def test_networks_that_are_not_the_same(network):
     extra = np.ones((64, 64, 3, 3), np.float32)
+    assert "'bn0_moving_var' here, a variance, is below 0" in refused(
+        network, bn1__running_var=np.full(64, -1, np.float32))
+    assert "'bn0_beta' here has numbers that are not finite" in refused(
+        network, bn1__bias=np.full(64, np.nan, np.float32))
     assert "'layer1.0.se.fc1', which no iresnet" in refused(network, layer1__0__se__fc1__weight=extra)
     assert "iresnet of [2, 2, 2, 60] units" in refused(network, layer4__59__conv1__weight=extra)
     assert "'stage2_unit1_conv1_weight' here has shape (128, 64, 1, 1)" in refused(

@@ -1,6 +1,7 @@
 """The launcher with small commands in place of a training: what each gets, and that nothing is left when one ends."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,10 +196,18 @@ class TestHosts:
         path = tmp_path / "hosts.txt"
         path.write_text("# ours\nme@node1  # the first\n\n10.0.0.5\n")
         assert launch.read_hosts(path) == ["me@node1", "10.0.0.5"]
-        for text in ("", "# none", "one two", "-oProxyCommand=x"):
+        for text in ("", "# none", "one two", "-oProxyCommand=x", "one;two", "one\u00e9", "n" * 300):
             path.write_text(text)
             with pytest.raises(UserError, match="hosts.txt: expected a host on each line"):
                 launch.read_hosts(path)
+
+    @pytest.mark.parametrize("host, message", [("a..b", "a..b has no address"), ("no.such.invalid", "has no address")])
+    def test_names_without_an_address(self, tmp_path, host, message):
+        (tmp_path / "hosts.txt").write_text(f"10.0.0.5\n{host}\n")
+        flags = ["--hosts", "hosts.txt", "--", "--kvstore", "dist_sync"]
+        done = subprocess.run([sys.executable, ROOT / "recognition/launch.py", *flags], stderr=subprocess.PIPE,
+                              text=True, cwd=tmp_path)
+        assert done.returncode == 2 and re.fullmatch(f"error: hosts.txt: .*{re.escape(message)}.*\n", done.stderr)
 
     def test_an_address_that_only_this_machine_has(self):
         with pytest.raises(UserError, match="localhost is 127.0.0.1 here"):
@@ -217,3 +226,9 @@ def test_bad_flags_are_one_line(tmp_path, flags, message):
     done = subprocess.run([sys.executable, ROOT / "recognition/launch.py", *flags], capture_output=True, text=True,
                           cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "no job", "[]", "{}", "[" * 100000])
+def test_a_role_without_a_launcher(text):
+    done = subprocess.run([sys.executable, ROOT / "recognition/role.py"], input=text, capture_output=True, text=True)
+    assert done.returncode == 2 and re.fullmatch("error: standard input: expected a job.*\n", done.stderr)

@@ -271,6 +271,13 @@ class TestRecords:
         embeddings = np.concatenate([one.embeddings for one in found])
         np.testing.assert_allclose(embeddings, files.reference(images), atol=0.05)
 
+    def test_an_index_that_is_cut(self, tmp_path):
+        self.write(tmp_path, [files.draw_images(3)])
+        index = tmp_path / "train.idx"
+        index.write_text("".join(index.read_text().splitlines(keepends=True)[:3]))
+        with pytest.raises(DataError, match=r"train.idx: its records end at byte \d+, .*train.rec at byte"):
+            Records(tmp_path / "train.rec")
+
     def test_other_record_files(self, model, tmp_path):
         """Without identity records, not in order, a record without an image, one that is damaged."""
         images = files.draw_images(3)
