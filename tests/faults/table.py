@@ -118,6 +118,7 @@ def parse_args():
     parser.add_argument("--only", default="", help="lines in whose words this regular expression is found")
     parser.add_argument("--kind", default="", help="damages of this kind alone")
     parser.add_argument("--sample", type=int, help="damages of each file; not given: all")
+    parser.add_argument("--share", type=float, default=1, help="share of these that is tried, drawn")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--jobs", type=int, default=2, help="trials at once")
     parser.add_argument("--log", default=os.devnull, help="file to write every trial to")
@@ -172,8 +173,9 @@ def run_table(commands, args, log):
             if verdict == FAILED:
                 tallies[script(case.command)].bad += 1
                 print(f"FAILED with good input: {case.words}: {why}", flush=True)
+        drawn = np.random.RandomState(args.seed)
         cases = (case for command in commands for case in stand.cases(command, args.seed, args.sample)
-                 if args.kind in case.kind)
+                 if args.kind in case.kind and drawn.random_sample() < args.share)
         for case, trial, verdict, why in stand.run(cases):
             tallies[script(case.command)].add(case, trial, verdict, why)
             print(verdict, case.words, case.file, case.kind, case.name, why, f"{trial.seconds:.1f} s",
@@ -209,7 +211,7 @@ def main():
         tallies = run_table(commands, args, log)
     scripts = list(dict.fromkeys(map(script, TABLE)))
     whole = [name for name in scripts if all(command in commands for command in TABLE if script(command) == name)]
-    if whole and not args.kind and args.sample is None:
+    if whole and not args.kind and args.sample is None and args.share == 1:
         write_tables(tallies, whole, scripts)
     rows = [tally.row() for tally in tallies.values()]
     total = {key: sum(row[key] for row in rows) for key in ("damages", "refused", "accepted", "failures")}

@@ -21,8 +21,8 @@ GOOD = Trial(0, 0, "done", "", [], 100 << 20)
 
 
 def test_a_sample():
-    """Each command with good input, and of each file a damage or two."""
-    done = subprocess.run([sys.executable, str(HERE / "table.py"), "--sample", "1", "--seed", "1"],
+    """Each command with good input, and of one file in three a damage."""
+    done = subprocess.run([sys.executable, str(HERE / "table.py"), "--sample", "1", "--share", "0.33", "--seed", "1"],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
     assert re.search(rf"^{len(TABLE)} commands, \d{{3}} trials: \d+ clear lines, \d+ go on for a reason, 0 failures$",
