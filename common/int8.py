@@ -4,7 +4,9 @@ A checkpoint for INT8 is an ordinary float32 network; its nodes note, in RANGE, 
 how oneDNN shall scale them. Layers without a note stay float32. On a GPU, and in plain MXNet, all of it is float32.
 """
 import json
+from math import isfinite
 
+from common.errors import DataError
 from common.mxnet_setup import mx
 
 RANGE = "__range__"  # attribute of a node: the least and the greatest number of its output, comma between
@@ -21,10 +23,23 @@ def noted(symbol, ranges):
 
 
 def ranges_of(symbol):
-    """The ranges that a network's nodes note: dict node name -> (low, high); empty: it is no INT8 network."""
+    """The ranges that a network's nodes note: dict node name -> (low, high); empty: it is no INT8 network.
+
+    Raises DataError for a note that is no range.
+    """
     nodes = json.loads(symbol.tojson())["nodes"]
     notes = ((node["name"], node.get("attrs", {}).get(RANGE)) for node in nodes)
-    return {name: tuple(map(float, note.split(","))) for name, note in notes if note}
+    return {name: _range(name, note) for name, note in notes if note is not None}
+
+
+def _range(name, note):
+    try:
+        low, high = map(float, note.split(","))
+    except ValueError:
+        low, high = 0.0, -1.0
+    if not (low <= high and isfinite(low) and isfinite(high)):
+        raise DataError(f"node {name!r}: {RANGE} is {note[:60]!r}; expected two numbers, the greater one last")
+    return low, high
 
 
 def quantised(symbol, arg_params):

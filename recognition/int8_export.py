@@ -19,6 +19,7 @@ from datasets.training_set import TrainingSet
 from eval.verification import check_pack, test
 from recognition.calibration import equalised, measure
 
+_LEAST = 1e-6  # upper end of a range, for a map that is zero throughout
 HELD_OUT = 5  # one of so many images of the calibration is kept from it, to measure on
 
 
@@ -107,8 +108,8 @@ def prepare(network, images):
     ranges = measure(symbol, arg_params, aux_params, images)
     symbol, arg_params, aux_params, ranges = equalised(symbol, arg_params, aux_params, ranges)
     plain = behind_whole_maps(symbol, network.data_shape)
-    return symbol, arg_params, aux_params, {name: (low.min(), high.max()) for name, (low, high) in ranges.items()
-                                            if name not in plain}
+    return symbol, arg_params, aux_params, {name: (low.min(), max(high.max(), _LEAST)) for name, (low, high)
+                                            in ranges.items() if name not in plain}
 
 
 def behind_whole_maps(symbol, data_shape):

@@ -149,3 +149,6 @@ def test_ranges_are_noted():
     assert int8.ranges_of(symbol) == {}
     noted = int8.noted(symbol, {"fc1": (-1.5, 2.25)})
     assert int8.ranges_of(noted) == {"fc1": (-1.5, 2.25)}
+    for note in "1", "2,1", "a,b", "nan,1", "0,inf":
+        with pytest.raises(DataError, match="node 'x': __range__ is .*; expected two numbers, the greater one last"):
+            int8.ranges_of(mx.sym.exp(mx.sym.Variable("data"), name="x", attr={int8.RANGE: note}))
