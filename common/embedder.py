@@ -92,9 +92,10 @@ class _Network:
     def __init__(self, model, symbol, params, device, data, batch_size):
         self._model = model
         self._symbol, (arg_params, aux_params) = graph.for_device(symbol, device, training=False, data=data), params
+        self._types = dict(data=np.uint8)
         if device.device_type == "cpu" and int8.ranges_of(symbol):
             self._symbol, arg_params = int8.quantised(self._symbol, arg_params)
-        self._types = dict(int8.types(arg_params), data=np.uint8)
+            self._types.update(int8.types(arg_params))
         self._params, self._device, self._batch_size, self._executors = (arg_params, aux_params), device, batch_size, {}
 
     def __call__(self, images):
