@@ -1,7 +1,7 @@
 """A checkpoint turned into `images -> embeddings`."""
 import numpy as np
 
-from common import checkpoint, graph
+from common import checkpoint, graph, int8
 from common.devices import get_devices
 from common.errors import DataError, UserError
 from common.mxnet_setup import mx, naming
@@ -91,8 +91,12 @@ class _Network:
 
     def __init__(self, model, symbol, params, device, data, batch_size):
         self._model = model
-        self._symbol = graph.for_device(symbol, device, training=False, data=data)
-        self._params, self._device, self._batch_size, self._executors = params, device, batch_size, {}
+        self._symbol, (arg_params, aux_params) = graph.for_device(symbol, device, training=False, data=data), params
+        self._types = dict(data=np.uint8)
+        if device.device_type == "cpu" and int8.ranges_of(symbol):
+            self._symbol, arg_params = int8.quantised(self._symbol, arg_params)
+            self._types.update(int8.types(arg_params))
+        self._params, self._device, self._batch_size, self._executors = (arg_params, aux_params), device, batch_size, {}
 
     def __call__(self, images):
         with naming(self._model):
@@ -110,7 +114,7 @@ class _Network:
             # Two sizes are kept: whole batches, and the last odd one.
             for other in [other for other in self._executors if other not in (size, self._batch_size)]:
                 del self._executors[other]
-            executor = self._symbol.simple_bind(self._device, grad_req="null", type_dict={"data": np.uint8}, data=shape)
+            executor = self._symbol.simple_bind(self._device, grad_req="null", type_dict=self._types, data=shape)
             executor.copy_params_from(*self._params)
             self._executors[size] = executor
         return self._executors[size]

@@ -186,6 +186,9 @@ def uint8_input(builder, node, inputs, shape_of):
     return builder.add("Cast", "data_float32", [data], dtype="float32")
 
 
+CPU_RULES = [depthwise_prelu, depthwise_after_prelu, batchnorm_2d, flat_fully_connected]
+
+
 def for_device(symbol, device, training=True, **shapes):
     """The same network as it is best run on `device`, taking uint8 images.
 
@@ -195,7 +198,7 @@ def for_device(symbol, device, training=True, **shapes):
     """
     rules = [uint8_input]
     if device.device_type == "cpu":
-        rules += [depthwise_prelu, depthwise_after_prelu, batchnorm_2d, flat_fully_connected]
+        rules += CPU_RULES
         rules += [splittable_concat, convolution_of_odd_blocks] if training else []
     return rewrite(symbol, rules, **shapes)
 
@@ -261,3 +264,34 @@ def _affine(attrs, gamma, beta, mean, var):
 def without_dropout(builder, node, inputs, shape_of):
     """Dropout left out: in inference it does nothing."""
     return inputs[0] if node["op"] == "Dropout" else None
+
+
+def settled(symbol, arg_params):
+    """The network with whatever hangs on parameters alone computed once: (symbol, arg_params).
+
+    arg_params: dict name -> NDArray. What is computed becomes a parameter of the node's name, with _weight behind it.
+    """
+    graph = json.loads(symbol.tojson())
+    nodes, fed = graph["nodes"], []
+    for node in nodes:
+        fed.append(node["name"] == "data" if node["op"] == "null" else any(fed[entry[0]] for entry in node["inputs"]))
+    wanted = sorted({entry[0] for node, is_fed in zip(nodes, fed) if is_fed for entry in node["inputs"]
+                     if not fed[entry[0]] and nodes[entry[0]]["op"] != "null"})
+    names = {number: nodes[number]["name"].replace("_weight", "") + "_weight" for number in wanted}
+    values = _computed(symbol, [nodes[number]["name"] for number in wanted], arg_params)
+    arg_params = {**arg_params, **dict(zip(names.values(), values))}
+    for number, name in names.items():
+        nodes[number] = dict(op="null", name=name, attrs=dict(__shape__=str(arg_params[name].shape)), inputs=[])
+    graph["arg_nodes"] = [number for number, node in enumerate(nodes) if node["op"] == "null"]
+    symbol = mx.sym.load_json(json.dumps(graph))
+    needed = set(symbol.list_arguments())
+    return symbol, {name: array for name, array in arg_params.items() if name in needed}
+
+
+def _computed(symbol, names, arg_params):
+    if not names:
+        return []
+    internals = symbol.get_internals()
+    group = mx.sym.Group([internals[f"{name}_output"] for name in names])
+    executor = group.bind(mx.cpu(), {name: arg_params[name] for name in group.list_arguments()})
+    return [output.copy() for output in executor.forward(is_train=False)]

@@ -1,4 +1,4 @@
-"""A trained network in the forms that others take: ONNX, Gluon, an MXNet checkpoint without its head.
+"""A trained network in other forms: ONNX, Gluon, an MXNet checkpoint without its head, one for 8-bit integers.
 
 Each is written to a temporary folder, loaded from there and compared with MXNet (see `recognition.parity`); only then
 is it moved into place.
@@ -17,6 +17,7 @@ from common.mxnet_setup import mx, reason
 from common.onnx_network import PARAMS_SHA256, PIXELS, OnnxNetwork
 from eval.results import make_trace
 from recognition import onnx_graph
+from recognition.int8_export import Int8Writer
 from recognition.parity import check, embeddings_by, load_faces, mxnet_embeddings
 
 
@@ -41,7 +42,7 @@ class Network(NamedTuple):
 class Exported(NamedTuple):
     """What was written. difference: the largest to MXNet, see `recognition.parity`; faces: how many were compared.
 
-    shares_batch: whether an image's embedding depends on the others of its batch (GNAP).
+    shares_batch: whether an image's embedding depends on the others of its batch (GNAP). measured: lines about INT8.
     """
 
     model: str
@@ -52,21 +53,25 @@ class Exported(NamedTuple):
     difference: float
     faces: int
     shares_batch: bool
+    measured: List[str]
 
 
-def export(model, form="onnx", output="", normalised=False, image_shape=(112, 112), faces=""):
+def export(model, form="onnx", output="", normalised=False, image_shape=(112, 112), faces="", calibration=None):
     """Write `model` in another form.
 
     model: 'prefix,epoch'. form: a key of FORMATS. output: the path of the .onnx file, or the prefix of the other forms'
     files; empty: beside the model, see `default_output`. normalised: let embeddings have length 1. image_shape: (H, W)
-    of the images. faces: what to compare on, see `parity.load_faces`. Returns an Exported.
+    of the images. faces: what to compare on, see `parity.load_faces`. calibration: an `int8_export.Calibration`, for
+    the form int8, of which the float32 network is compared so. Returns an Exported.
     Raises UserError or DataError, with nothing written, for a model that cannot be read or exported, and where the
     result differs from MXNet by more than `parity.LIMIT`.
     """
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
-    if normalised and form == "mxnet":
-        raise UserError("--normalise: not with --format mxnet, a checkpoint whose commands normalise by themselves")
+    if normalised and form in ("mxnet", "int8"):
+        raise UserError(f"--normalise: not with --format {form}, a checkpoint whose commands normalise by themselves")
+    if (form == "int8") != (calibration is not None):
+        raise UserError("--format int8 and --calibration, a folder with train.rec: expected both or neither")
     network, output = load(model, image_shape), Path(output or default_output(model, form))
     if form == "onnx" and not checkpoint.is_onnx(output):
         raise UserError(f"{output}: expected a name that ends in .onnx")
@@ -75,8 +80,9 @@ def export(model, form="onnx", output="", normalised=False, image_shape=(112, 11
     faces = load_faces(faces, image_shape)
     expected = mxnet_embeddings(network.symbol, network.arg_params, network.aux_params, faces)
     unit = normalise(expected, f"model {model}")
+    write = Int8Writer(calibration) if calibration else FORMATS[form]
     with adding_to(output.parent) as folder:
-        embed = FORMATS[form](network, folder / output.name, model, normalised)
+        embed = write(network, folder / output.name, model, normalised)
         found = embeddings_by(embed, faces)
         difference = check(unit if normalised else expected, found, str(output))
         hashes = sums.take(folder)
@@ -84,11 +90,11 @@ def export(model, form="onnx", output="", normalised=False, image_shape=(112, 11
         names = sorted(path.name for path in folder.iterdir())
     sums.settle(output.parent, hashes)
     return Exported(model, form, [output.parent / name for name in names], network, normalised, difference, len(faces),
-                    shares_batch(network.symbol))
+                    shares_batch(network.symbol), getattr(write, "lines", []))
 
 
 def default_output(model, form):
-    """Where a model is exported to: <prefix>-<epoch>.onnx, or the prefix <prefix>-gluon or <prefix>-slim."""
+    """Where a model is exported to: <prefix>-<epoch>.onnx, or the prefix <prefix>-gluon, -slim or -int8."""
     return checkpoint.onnx_path(model) if form == "onnx" else f"{checkpoint.parse_model(model)[0]}-{_ENDS[form]}"
 
 
@@ -157,5 +163,5 @@ def _for_inference(network, normalised):
     return (onnx_graph.normalised(symbol) if normalised else symbol, *params)
 
 
-FORMATS = {"onnx": _onnx, "gluon": _gluon, "mxnet": _slim}
-_ENDS = {"gluon": "gluon", "mxnet": "slim"}
+FORMATS = {"onnx": _onnx, "gluon": _gluon, "mxnet": _slim, "int8": Int8Writer}
+_ENDS = {"gluon": "gluon", "mxnet": "slim", "int8": "int8"}

@@ -158,7 +158,7 @@ def test_faces_to_compare_on(tmp_path):
 
 def test_models_that_cannot_be_exported(trained, tmp_path):
     model = trained[0]
-    with pytest.raises(UserError, match="unknown format 'tflite'; known are: gluon, mxnet, onnx"):
+    with pytest.raises(UserError, match="unknown format 'tflite'; known are: gluon, int8, mxnet, onnx"):
         export(model, "tflite")
     with pytest.raises(UserError, match="expected a name that ends in .onnx"):
         export(model, output=tmp_path / "m")
