@@ -243,25 +243,25 @@ def main():
     hosts = read_hosts(flags.hosts) if flags.hosts else []
     _addresses(hosts, flags.hosts)  # an error shows here, under the file's name
     workers, servers = flags.workers or len(hosts) or 1, flags.servers or len(hosts) or 1
-    print(f"{workers} workers, {servers} servers on {', '.join(hosts) or 'this machine'}", flush=True)
+    print(f"workers: {workers}, servers: {servers}, on {', '.join(hosts) or 'this machine'}", flush=True)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     command = [flags.python, str(ROOT / "recognition" / "train.py"), *training]
     return _train(command, flags.restarts,
-                  lambda: make_roles(command, workers, servers, hosts, flags.port, flags.python))
+                  lambda words: make_roles(words, workers, servers, hosts, flags.port, flags.python))
 
 
 def _train(command, restarts, make):
-    """Run a training, and go on with it where it fails. make: gives the roles of `command`. Returns the exit code."""
+    """Run a training, and go on with it where it fails. make: callable, command -> its roles. Returns the exit code."""
     for left in range(restarts, -1, -1):
-        code, line = supervise(*make())
+        code, line = supervise(*make(command))
         if not line:
             break
         if not left or code == _USER_ERROR:
             print(f"error: {line}", file=sys.stderr)
             break
         print(f"warning: {line}; goes on with --resume, {left} times at most", file=sys.stderr, flush=True)
-        command += [] if "--resume" in command else ["--resume"]
+        command = command + ([] if "--resume" in command else ["--resume"])
     return code
 
 

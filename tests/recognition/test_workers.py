@@ -1,6 +1,7 @@
 """Several workers against one: sums by hand, then real trainings on the loopback interface."""
 import importlib.util
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -141,6 +142,7 @@ def launch(*flags, workers=2, servers=2, restarts=0):
 
 def finish(job):
     """What a job that ends well printed, of one worker alone."""
+    assert re.fullmatch(r"workers: 2, servers: \d, on this machine\n", job.stdout.readline())
     out, err = job.communicate(timeout=300)
     assert job.returncode == 0, err
     assert {line.split("]")[0] for line in out.splitlines()} == {"[worker 0"}
