@@ -25,7 +25,7 @@ def test_a_sample():
     done = subprocess.run([sys.executable, str(HERE / "table.py"), "--sample", "1", "--share", "0.33", "--seed", "1"],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
-    assert re.search(rf"^{len(TABLE)} commands, \d{{3}} trials: \d+ clear lines, \d+ go on for a reason, 0 failures$",
+    assert re.search(rf"^{len(TABLE)} commands, \d{{2,}} trials: \d+ clear lines, \d+ go on for a reason, 0 failures$",
                      done.stdout, re.M), done.stdout
 
 
