@@ -19,7 +19,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.cli import ArgumentParser, run
-from common.errors import UserError, unknown_name
+from common.errors import UserError
 from common.flags import positive
 
 IMAGE = (3, 112, 112)
@@ -152,15 +152,12 @@ def main():
         return
     from tqdm import tqdm
 
-    from benchmarks.measure import RESULTS, read_table, write_table
+    from benchmarks.measure import RESULTS, chosen, read_table, write_table
     from common.machine import machine
     from eval.plots import save
     from symbols import NETWORKS
 
-    networks = args.networks.split(",") if args.networks else list(NETWORKS)
-    for network in networks:
-        if network not in NETWORKS:
-            raise unknown_name("network", network, NETWORKS)
+    networks = chosen("network", args.networks, NETWORKS)
     if not args.plot_only:
         rows = {found["network"]: found for found in read_table("backbones")}
         for network in tqdm(networks, unit="network"):

@@ -20,7 +20,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 import numpy as np
 
 from common.cli import ArgumentParser, run
-from common.errors import UserError, unknown_name
+from common.errors import UserError
 
 
 def draw(symbol):
@@ -90,13 +90,10 @@ def main():
         return
     from tqdm import tqdm
 
-    from benchmarks.measure import read_table, write_table
+    from benchmarks.measure import chosen, read_table, write_table
     from symbols import NETWORKS
 
-    networks = args.networks.split(",") if args.networks else list(NETWORKS)
-    for network in networks:
-        if network not in NETWORKS:
-            raise unknown_name("network", network, NETWORKS)
+    networks = chosen("network", args.networks, NETWORKS)
     rows = {found["network"]: found for found in read_table("export")}
     for network in tqdm(networks, unit="network"):
         rows[network] = in_a_process(network)

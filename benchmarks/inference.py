@@ -27,7 +27,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from common.cli import ArgumentParser, run
 from common.cores import cpu_count
-from common.errors import UserError, unknown_name
+from common.errors import UserError
 from common.flags import positive
 
 PEERS = ("plain", "ours", "int8", "onnxruntime", "torch", "torch_channels_last")
@@ -187,13 +187,10 @@ def main():
     if args.one:
         serve(*args.one)
         return
-    from benchmarks.measure import read_table, write_table
+    from benchmarks.measure import chosen, read_table, write_table
     from symbols import NETWORKS
 
-    networks = args.networks.split(",")
-    for network in networks:
-        if network not in NETWORKS:
-            raise unknown_name("network", network, NETWORKS)
+    networks = chosen("network", args.networks, NETWORKS)
     rows = [row for row in read_table("inference") if row["network"] not in networks]
     for network in networks:
         for row in measure(network, args.rounds, args.seconds):

@@ -3,6 +3,7 @@ import csv
 import statistics
 from pathlib import Path
 
+from common.errors import unknown_name
 from common.files import write_csv
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -24,3 +25,12 @@ def read_table(name):
 def spread(values):
     """Mean and sample deviation of a few values."""
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def chosen(what, names, known):
+    """Names with commas between, as a list; '': all that are known. Raises UserError for one that is not, a `what`."""
+    names = names.split(",") if names else list(known)
+    for name in names:
+        if name not in known:
+            raise unknown_name(what, name, known)
+    return names

@@ -24,7 +24,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.cli import ArgumentParser, run
-from common.errors import UserError, unknown_name
+from common.errors import UserError
 from common.flags import positive
 
 PEERS = ("ours", "straightforward", "defaults", "torch", "torch-channels-last")
@@ -207,15 +207,12 @@ def main():
         peer, network, batch_size, steps = args.one
         print(json.dumps(measure(peer, network, int(batch_size), int(steps))))
         return
-    from benchmarks.measure import read_table, write_table
+    from benchmarks.measure import chosen, read_table, write_table
     from common.machine import machine
     from symbols import NETWORKS
 
     peers = [peer for peer in PEERS if not peer.startswith("torch") or importlib.util.find_spec("torch")]
-    networks = args.networks.split(",")
-    for network in networks:
-        if network not in NETWORKS:
-            raise unknown_name("network", network, NETWORKS)
+    networks = chosen("network", args.networks, NETWORKS)
     rows = [row for row in read_table("training_speed") if row["network"] not in networks]
     for network in networks:
         batch_size = BATCH_SIZES.get(network, 4)
