@@ -12,7 +12,6 @@ other, every one in a process of its own that waits meanwhile, with as many thre
 Parameters are drawn; speed does not hang on them. over_best_peer: over the fastest of onnxruntime and PyTorch.
 """
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -151,9 +150,10 @@ def serve(peer, network, folder, seconds):
 
 def measure(network, rounds, seconds):
     """The rows of a network, one for each batch size."""
+    from benchmarks.measure import at_hand
     from common.machine import machine
 
-    peers = [peer for peer in PEERS if not peer.startswith("torch") or importlib.util.find_spec("torch")]
+    peers = at_hand(PEERS)
     found = {peer: [] for peer in peers}
     with tempfile.TemporaryDirectory() as folder:
         prepare(network, folder)

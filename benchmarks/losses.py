@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from benchmarks.commands import one_thread, prepare_faces
 from common.cli import ArgumentParser, run
-from common.errors import unknown_name
 from common.flags import positive
 
 _MILD = ["--loss-s", "16"]
@@ -101,20 +100,18 @@ def parse_args():
 
 def main():
     args = parse_args()
-    from benchmarks.measure import read_table, write_table
+    from benchmarks.measure import chosen, read_table, write_table
     from common.cores import cpu_count
 
     rows = {(line["data"], line["row"]): line for line in read_table("losses")}
-    chosen = args.only.split(",") if args.only else [name for name in LOSSES if (args.data, name) not in rows]
-    for name in chosen:
-        if name not in LOSSES:
-            raise unknown_name("row", name, LOSSES)
+    missing = [name for name in LOSSES if (args.data, name) not in rows]
+    names = chosen("row", args.only, LOSSES) if args.only else missing
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cpu_count()) as pool, \
-            tqdm(total=len(chosen) * args.seeds, unit="run") as bar:
+            tqdm(total=len(names) * args.seeds, unit="run") as bar:
         prepare(args.data, folder)
         waiting = {name: [pool.submit(score, LOSSES[name], seed, folder, args.steps) for seed in range(args.seeds)]
-                   for name in chosen}
-        for name in chosen:
+                   for name in names}
+        for name in names:
             found = []
             for run_ in waiting[name]:
                 found.append(run_.result())
@@ -122,7 +119,7 @@ def main():
             rows[args.data, name] = row(args.data, name, found, args.steps)
             order = [(data, known) for data in ("rendered", "celeba") for known in LOSSES]
             path = write_table("losses", [rows[key] for key in order if key in rows])
-    print(path if chosen else "nothing to measure: every row is there; --only measures anew")
+    print(path if names else "nothing to measure: every row is there; --only measures anew")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the benchmarks share: tables that are written whole."""
 import csv
+import importlib.util
 import statistics
 from pathlib import Path
 
@@ -34,3 +35,8 @@ def chosen(what, names, known):
         if name not in known:
             raise unknown_name(what, name, known)
     return names
+
+
+def at_hand(peers):
+    """Those of the peers, a list of names, that can run here: what begins with `torch` needs PyTorch."""
+    return [peer for peer in peers if not peer.startswith("torch") or importlib.util.find_spec("torch")]

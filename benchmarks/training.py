@@ -11,7 +11,6 @@ which all peers run one after the other, every one in a process of its own:
 """
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -207,11 +206,11 @@ def main():
         peer, network, batch_size, steps = args.one
         print(json.dumps(measure(peer, network, int(batch_size), int(steps))))
         return
-    from benchmarks.measure import chosen, read_table, write_table
+    from benchmarks.measure import at_hand, chosen, read_table, write_table
     from common.machine import machine
     from symbols import NETWORKS
 
-    peers = [peer for peer in PEERS if not peer.startswith("torch") or importlib.util.find_spec("torch")]
+    peers = at_hand(PEERS)
     networks = chosen("network", args.networks, NETWORKS)
     rows = [row for row in read_table("training_speed") if row["network"] not in networks]
     for network in networks:

@@ -90,7 +90,7 @@ def export(model, form="onnx", output="", normalised=False, image_shape=(112, 11
         names = sorted(path.name for path in folder.iterdir())
     sums.settle(output.parent, hashes)
     return Exported(model, form, [output.parent / name for name in names], network, normalised, difference, len(faces),
-                    shares_batch(network.symbol), getattr(write, "lines", []))
+                    shares_batch(network.symbol), write.lines if calibration else [])
 
 
 def default_output(model, form):
