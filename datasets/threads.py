@@ -4,7 +4,7 @@ import weakref
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread
 
 from common.cores import cpu_count
 
@@ -71,4 +71,5 @@ def _end(tasks, threads):
         tasks.put(None)
     deadline = time.monotonic() + _PATIENCE
     for thread in threads:
-        thread.join(max(0, deadline - time.monotonic()))
+        if thread is not current_thread():  # where a thread of the pool held the last word of it
+            thread.join(max(0, deadline - time.monotonic()))

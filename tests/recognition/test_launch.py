@@ -70,11 +70,17 @@ def written(folder, count):
     raise AssertionError(f"{len(found)} of {count} began")
 
 
+def runs(number):
+    try:
+        return Path(f"/proc/{number}/stat").read_text().split()[2] != "Z"
+    except OSError:  # it has ended, perhaps since the file was opened
+        return False
+
+
 def all_gone(numbers, seconds=15):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{number}").exists() and Path(f"/proc/{number}/stat").read_text().split()[2] != "Z"
-                   for number in numbers):
+        if not any(map(runs, numbers)):
             return True
         time.sleep(0.05)
     return False
