@@ -4,7 +4,7 @@ import numpy as np
 from common import checkpoint, graph, int8
 from common.devices import get_devices
 from common.errors import DataError, UserError
-from common.mxnet_setup import mx, naming
+from common.mxnet_setup import empty_on_host, naming
 from common.onnx_network import OnnxNetwork
 
 EMBEDDING = "fc1_output"
@@ -100,7 +100,8 @@ class _Network:
 
     def __call__(self, images):
         with naming(self._model):
-            data = mx.nd.array(images, dtype=np.uint8)
+            data, pixels = empty_on_host(images.shape, np.uint8)
+            pixels[:] = images  # not by MXNet, whose copy has threads of its own that then compete with the network's
             output, = self._executor(images.shape).forward(is_train=False, data=data)
 
         def wait():

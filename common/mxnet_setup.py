@@ -25,9 +25,10 @@ def _set_environment():
     os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count()))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
-        # A thread that waits spins for a tenth of a millisecond, then sleeps: at once asleep, it costs small networks
-        # two thirds of their speed at batch 1; for ever spinning, it takes the core from other processes.
-        os.environ.update(OMP_WAIT_POLICY="ACTIVE", GOMP_SPINCOUNT="10000")
+        # A thread that waits spins for about a millisecond, then sleeps: at once asleep, it costs small networks two
+        # thirds of their speed at batch 1, and with a tenth of it they are now and then as slow; for ever spinning, it
+        # takes the core from other processes.
+        os.environ.update(OMP_WAIT_POLICY="ACTIVE", GOMP_SPINCOUNT="100000")
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # no line for every graph that is bound
     # The OpenBLAS inside the wheel (0.3.13) falls back to SSE2 on processors newer than itself.
     if platform.machine() == "x86_64" and _has_avx2():
