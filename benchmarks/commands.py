@@ -37,11 +37,12 @@ def evaluate(*words):
     return read_records(ROOT / EVALUATIONS)[-1]["figures"]
 
 
-def one_thread(log, *words):
-    """Run a command on one thread, its output going to a file. Raises UserError with its last line where it fails."""
+def logged(log, *words, threads=1):
+    """Run a command on so many threads, its output going to a file. Raises UserError with its last line where it fails.
+    """
     with open(log, "w") as lines:
         done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, stdout=lines, stderr=subprocess.STDOUT,
-                              env=dict(os.environ, OMP_NUM_THREADS="1"))
+                              env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
     if done.returncode:
         raise UserError(f"{words[0]}: {(Path(log).read_text().strip() or 'no output').splitlines()[-1]}")
 
@@ -49,7 +50,7 @@ def one_thread(log, *words):
 def prepare_faces(folder):
     """Make <folder>/training of the 241 identities and <folder>/packs/lfw.bin."""
     faces = faces_folder("train_celeba and lfw")
-    one_thread(f"{folder}/log", "datasets/dir2rec.py", "--input", faces / "train_celeba", "--output",
+    logged(f"{folder}/log", "datasets/dir2rec.py", "--input", faces / "train_celeba", "--output",
                f"{folder}/training")
-    one_thread(f"{folder}/log", "datasets/lfw2pack.py", "--data-dir", faces / "lfw", "--output",
+    logged(f"{folder}/log", "datasets/lfw2pack.py", "--data-dir", faces / "lfw", "--output",
                f"{folder}/packs/lfw.bin")

@@ -20,7 +20,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from tqdm import tqdm
 
-from benchmarks.commands import one_thread, prepare_faces
+from benchmarks.commands import logged, prepare_faces
 from common.cli import ArgumentParser, run
 from common.flags import positive
 
@@ -57,11 +57,11 @@ _NETWORK = ["--network", "y1", "--net-blocks", "1,1,1,1", "--per-batch-size", PE
 def score(flags, seed, folder, steps):
     """Train and verify once on the data of `folder`; returns (accuracy, TAR at FAR 1e-3)."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        one_thread(f"{place}/log", "recognition/train.py", *_NETWORK, "--loss", *flags,
+        logged(f"{place}/log", "recognition/train.py", *_NETWORK, "--loss", *flags,
                    "--dataset", f"{folder}/training", "--models-root", place, "--seed", seed,
                    "--max-steps", steps, "--lr-steps", steps * 4 // 5, "--ckpt", 2, "--verbose", 10 ** 6)
         model, = Path(place).glob("*/model-0001.params")
-        one_thread(f"{place}/log", "eval/verification.py", "--model", f"{model.parent}/model,1", "--data-dir",
+        logged(f"{place}/log", "eval/verification.py", "--model", f"{model.parent}/model,1", "--data-dir",
                    f"{folder}/packs", "--no-flip", "--output", f"{place}/verification")
         found, = json.loads(Path(place, "verification/results.json").read_text())
     return found["accuracy"], next(point["tar"] for point in found["tar_at_far"] if point["asked_far"] == 1e-3)
@@ -71,7 +71,7 @@ def prepare(data, folder, *flags):
     """Make <folder>/training and <folder>/packs, apart: training itself need not verify. flags: of render.py."""
     if data != "rendered":
         return prepare_faces(folder)
-    one_thread(f"{folder}/log", "datasets/render.py", "--output", f"{folder}/training", "--pairs", 4000, *flags)
+    logged(f"{folder}/log", "datasets/render.py", "--output", f"{folder}/training", "--pairs", 4000, *flags)
     Path(folder, "packs").mkdir()
     for pack in Path(folder, "training").glob("*.bin"):
         pack.rename(Path(folder, "packs", pack.name))

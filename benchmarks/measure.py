@@ -28,9 +28,9 @@ def spread(values):
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def chosen(what, names, known):
+def chosen(what, names, known, between=","):
     """Names with commas between, as a list; '': all that are known. Raises UserError for one that is not, a `what`."""
-    names = names.split(",") if names else list(known)
+    names = names.split(between) if names else list(known)
     for name in names:
         if name not in known:
             raise unknown_name(what, name, known)

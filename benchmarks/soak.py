@@ -21,7 +21,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from tqdm import tqdm
 
-from benchmarks.commands import ROOT, one_thread
+from benchmarks.commands import ROOT, logged
 from common.cli import ArgumentParser, run
 from common.errors import UserError
 from common.flags import positive
@@ -91,7 +91,7 @@ def main():
     from common.machine import machine
 
     with tempfile.TemporaryDirectory() as folder:
-        one_thread(f"{folder}/log", "datasets/render.py", "--output", f"{folder}/data", "--identities", 40,
+        logged(f"{folder}/log", "datasets/render.py", "--output", f"{folder}/data", "--identities", 40,
                    "--images-per-identity", 10, "--pairs", 100)
         with open(f"{folder}/train.log", "w") as log:
             process = subprocess.Popen(

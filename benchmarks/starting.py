@@ -19,7 +19,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 from tqdm import tqdm
 
-from benchmarks.commands import one_thread, prepare_faces
+from benchmarks.commands import logged, prepare_faces
 from common.cli import ArgumentParser, run
 
 SHARED = ["--network", "y1", "--loss", "arcface", "--per-batch-size", "32", "--frequent", "50", "--verbose", "1000000",
@@ -39,10 +39,10 @@ def measure(recipe, seed, work):
     place.mkdir(exist_ok=True)
     folder = place / "y1-arcface-training"
     if not (folder / "model-0001.params").is_file():
-        one_thread(place / "train.log", "recognition/train.py", *SHARED, *flags, "--dataset", work / "training",
+        logged(place / "train.log", "recognition/train.py", *SHARED, *flags, "--dataset", work / "training",
                    "--models-root", place, "--seed", seed, "--max-steps", steps)
     if not (place / "lfw/results.json").is_file():
-        one_thread(place / "lfw.log", "eval/verification.py", "--model", f"{folder}/model,1",
+        logged(place / "lfw.log", "eval/verification.py", "--model", f"{folder}/model,1",
                    "--data-dir", work / "packs", "--no-flip", "--output", place / "lfw")
     events = map(json.loads, (folder / "train.jsonl").read_text().splitlines())
     ends = [event for event in events if event["event"] == "progress"][-_LAST:]

@@ -1,0 +1,143 @@
+"""What benchmarks/paper.py writes of a table: CSV, Markdown and a plot, the paper's figures beside, marked as such."""
+import statistics
+
+from common.files import write_csv, write_text
+
+PAPER = " (paper)"
+
+
+def pooled_deviation(groups):
+    """The deviation within groups of values (lists), of all groups together: sqrt(Σ(n−1)s²/Σ(n−1)). None where no group
+    has two values."""
+    groups = [group for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    return freedom and (sum((len(group) - 1) * statistics.variance(group) for group in groups) / freedom) ** 0.5 or None
+
+
+def least_difference(deviation, seeds):
+    """Below this two means over so many seeds differ by no more than seeds do: two standard errors of a difference."""
+    return 2 * deviation * (2 / seeds) ** 0.5
+
+
+def summarise(name, table, data, found, flags):
+    """The rows of the CSV.
+
+    found: row's name -> [(column -> figure, steps)] of each seed; flags: callable of a Row. Each column has mean,
+    deviation and the paper's figure; `apart` says of the first how far it is from the reference, or that this is noise.
+    """
+    from benchmarks.measure import spread
+    from common.machine import machine
+
+    known = {row.name: row for row in table.rows}
+    measured = list(dict.fromkeys(column for runs in found.values() for figures, _ in runs for column in figures))
+    printed = list(dict.fromkeys(column for row in table.rows for column in row.paper))
+    rows = []
+    for row, runs in found.items():
+        line = dict(table=name, row=row, flags=" ".join(flags(known[row])), data=data, steps=runs[0][1] or "recipe",
+                    seeds=len(runs), apart=_apart(table, found, measured[0], row))
+        for column in dict.fromkeys(measured + printed):
+            values = [figures[column] for figures, _ in runs if column in figures]
+            mean, deviation = spread(values) if values else ("", "")
+            line.update({column: _number(mean), f"{column} deviation": _number(deviation if len(values) > 1 else ""),
+                         column + PAPER: known[row].paper.get(column, "")})
+        rows.append(dict(line, machine=machine()))
+    return rows
+
+
+def _number(value):
+    return value if value == "" else f"{value:.2f}"
+
+
+def _values(found, column):
+    return {row: [figures[column] for figures, _ in runs if column in figures] for row, runs in found.items()}
+
+
+def _apart(table, found, column, row):
+    """How far a row's mean is from the reference row's, '+1.20'; 'noise' where seeds differ by as much."""
+    values = _values(found, column)
+    deviation, base = pooled_deviation(values.values()), values.get(table.reference)
+    if row == table.reference or not base or not values[row]:
+        return ""
+    difference = statistics.mean(values[row]) - statistics.mean(base)
+    if deviation is None:
+        return "one seed"
+    return "noise" if abs(difference) < least_difference(deviation, len(base)) else f"{difference:+.2f}"
+
+
+def markdown(table, rows):
+    """The table as Markdown: ours as mean ± deviation, the paper's in italics."""
+    names = [key[:-len(PAPER)] for key in rows[0] if key.endswith(PAPER)]
+    cells = [cell for name in names for cell in ((name, _ours, name), (f"*{name}, printed*", _printed, name + PAPER))
+             if any(row[cell[2]] != "" for row in rows)]
+    head = ["row", *(title for title, *_ in cells), "beside the reference"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        lines.append([row["row"], *(show(row, key) for _, show, key in cells), row["apart"] or "reference"])
+    steps = sorted({str(row["steps"]) for row in rows}, key=len)
+    return "".join((
+        f"**{table.title}**\n\n", *(f"| {' | '.join(line)} |\n" for line in lines),
+        f"\nOurs: data `{rows[0]['data']}`, {rows[0]['seeds']} seeds, {_length(steps)}, on {rows[0]['machine']}. "
+        f"Reference: {table.reference}. Italics: printed in the source ({table.source}), of its data and networks.\n"))
+
+
+def _length(steps):
+    if steps == ["recipe"]:
+        return "the paper's schedule"
+    return f"{steps[0]} steps of 32 images" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps of 32 images"
+
+
+def _ours(row, column):
+    deviation = row[f"{column} deviation"]
+    return f"{row[column]} ± {deviation}" if deviation else row[column]
+
+
+def _printed(row, key):
+    return f"*{row[key]}*" if row[key] != "" else ""
+
+
+def draw(table, rows, found, path):
+    """Draw the first column: every seed's figure and their mean; beside it, on a scale of its own, what is printed."""
+    from matplotlib.figure import Figure
+
+    from eval.plots import GENUINE, IMPOSTOR, save
+
+    names = [key[:-len(PAPER)] for key in rows[0] if key.endswith(PAPER)]
+    column = next(name for name in names if any(row[name] for row in rows))
+    printed = next((name for name in (column, *names) if any(row[name + PAPER] != "" for row in rows)), column)
+    figure = Figure(figsize=(9, 1.3 + 0.3 * len(rows)), layout="constrained")
+    ours, paper = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for place, row in enumerate(rows):
+        values = _values(found, column)[row["row"]]
+        ours.plot(values, [place] * len(values), "o", color=GENUINE, alpha=0.35, markersize=5)
+        ours.plot(float(row[column] or "nan"), place, "|", color=GENUINE, markersize=14, markeredgewidth=2)
+        paper.plot(float(row[printed + PAPER] or "nan"), place, "D", color=IMPOSTOR, markersize=5)
+    _band(ours, table, found, column)
+    ours.set(yticks=range(len(rows)), yticklabels=[row["row"] for row in rows], title=f"here: {rows[0]['data']}",
+             xlabel=f"{column}: seeds, and their mean")
+    paper.set(title=f"printed ({table.source})", xlabel=f"{printed}; other data and networks")
+    ours.invert_yaxis()
+    for axes in (ours, paper):
+        axes.grid(axis="x", alpha=0.3)
+    figure.suptitle(table.title, fontsize=10)
+    save(figure, path)
+
+
+def _band(axes, table, found, column):
+    """Where means differ from the reference's by no more than seeds do."""
+    values = _values(found, column)
+    deviation, base = pooled_deviation(values.values()), values.get(table.reference)
+    if deviation and base:
+        middle, width = statistics.mean(base), least_difference(deviation, len(base))
+        axes.axvspan(middle - width, middle + width, color="0.9", zorder=0)
+
+
+def write(name, table, data, found, flags):
+    """Write results/paper_<name>.csv, .md and .png. found, flags: see `summarise`. Returns the paths."""
+    from benchmarks.measure import RESULTS
+
+    rows = summarise(name, table, data, found, flags)
+    path = RESULTS / f"paper_{name}.csv"
+    write_csv(path, rows)
+    write_text(path.with_suffix(".md"), markdown(table, rows))
+    draw(table, rows, found, path.with_suffix(".png"))
+    return [path, path.with_suffix(".md"), path.with_suffix(".png")]
