@@ -227,8 +227,8 @@ def parse_args(args=None):
     own, extra = (args[:args.index("--")], args[args.index("--") + 1:]) if "--" in args else (args, [])
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="+", metavar="TABLE", help=f"of {', '.join(TABLES)}")
-    parser.add_argument("--data", required=True, help="folder with train.rec; rendered: faces that are drawn; celeba: "
-                        "the real ones of FACE_DATA")
+    parser.add_argument("--data", required=True, help="name or folder of a data set; rendered: faces that are "
+                        "drawn; celeba: the real ones of FACE_DATA")
     parser.add_argument("--packs", default="", help="folder of verification packs; empty: --data")
     parser.add_argument("--megaface", default="", help="folder with facescrub_lst, megaface_lst, facescrub/, megaface/")
     parser.add_argument("--people", default="", help="folder <person>/<image> of people not trained on, such as LFW's")

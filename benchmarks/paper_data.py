@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.commands import faces_folder, logged, prepare_faces
-from common.errors import UserError
 from common.files import write_text
+from datasets import find_dataset
 
 
 class Data(NamedTuple):
@@ -23,9 +23,9 @@ class Data(NamedTuple):
 
 
 def find_data(name, work, packs="", megaface="", people=""):
-    """The Data of `--data`: 'rendered', 'celeba', or a folder with train.rec. work: where what is made stays.
+    """The Data of `--data`: 'rendered', 'celeba', or the name or folder of a data set. work: where what is made stays.
 
-    Raises UserError where there is no such folder, or no real faces.
+    Raises UserError where there is no such data set, or no real faces.
     """
     if name in ("rendered", "celeba"):
         folder = work / name
@@ -33,9 +33,7 @@ def find_data(name, work, packs="", megaface="", people=""):
             (_render if name == "rendered" else _celeba)(folder)
             write_text(folder / "ready", "")
         return Data(name, folder / "training", folder / "packs", str(folder / "megaface"), _people(name))
-    folder = Path(name).resolve()
-    if not (folder / "train.rec").is_file():
-        raise UserError(f"--data {name}: expected rendered, celeba or a folder with train.rec, as datasets/ makes it")
+    folder = Path(find_dataset(name).folder).resolve()
     return Data(folder.name, folder, Path(packs or folder).resolve(), *(path and str(Path(path).resolve())
                                                                        for path in (megaface, people)))
 

@@ -113,7 +113,7 @@ def test_a_table_is_done_once_and_goes_on_where_it_failed(faces, tmp_path, here,
 @pytest.mark.parametrize("table, flags, what", [
     ("megaface", [], "--megaface: expected"), ("nothing", [], "unknown table 'nothing'"),
     ("margins", ["--only", "ArcFace"], "unknown row 'ArcFace'"),
-    ("margins", ["--data", "away"], "--data away: expected")])
+    ("margins", ["--data", "away"], "unknown data set 'away'")])
 def test_what_cannot_be_done(table, flags, what, faces, tmp_path):
     done = run_here("benchmarks/paper.py", table, "--data", faces, "--steps", 2, "--work", tmp_path, *flags)
     assert done.returncode == 2 and what in done.stderr and len(done.stderr.splitlines()) == 1
