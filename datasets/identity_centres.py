@@ -15,6 +15,7 @@ from common.embeddings import normalise
 
 _CANDIDATES = 256  # images of an identity among which the start is sought, evenly spread where it has more
 _ENTRIES = 1 << 22  # of a matrix of cosines that is held at once
+_BLOCK = 4096  # centres that are held against as many others at once
 _ROUNDS = 50  # more than have ever been needed; it ends without
 _TIE = 1e-6  # cosines that differ by less are the same
 
@@ -70,6 +71,33 @@ def find_centres(embeddings, labels, cut, progress=True, name="the embeddings"):
 def to_degrees(cosines):
     """Angles of cosines, which rounding may have put a little outside [-1, 1]."""
     return np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+
+
+def cosine_blocks(centres, progress=True):
+    """The cosines of every two centres, block by block.
+
+    centres: (C, D) float32, L2-normalised, may be a memmap. Yields (top, left, cosines (a, b)), where cosines[i, j] is
+    that of the centres top + i and left + j, for the blocks on the diagonal and above it.
+    """
+    starts = range(0, len(centres), _BLOCK)
+    with tqdm(total=len(starts) * (len(starts) + 1) // 2, unit="block", desc="pairs", disable=not progress) as bar:
+        for top in starts:
+            above = np.array(centres[top:top + _BLOCK])
+            for left in range(top, len(centres), _BLOCK):
+                yield top, left, above @ np.asarray(centres[left:left + _BLOCK]).T
+                bar.update()
+
+
+def keep_nearest(best, nearest, part, cosines, numbers):
+    """Note what is nearer to some centres than all before.
+
+    best, nearest: (C,), the highest cosine so far and the number that it belongs to, both written to; part: slice of
+    the centres that cosines, (a, b), are of; numbers: (b,), of what stands in the columns.
+    """
+    column = cosines.argmax(axis=1)
+    highest = cosines[np.arange(len(cosines)), column]
+    nearest[part] = np.where(highest > best[part], numbers[column], nearest[part])
+    best[part] = np.maximum(best[part], highest)
 
 
 def robust_centre(unit, cut):

@@ -10,7 +10,7 @@ from common.errors import DataError, UserError
 from common.files import new_folder, read_bytes
 from datasets.decisions import write_decisions
 from datasets.embedding_store import ImageSource, embed_images, hash_model, source_of
-from datasets.identity_centres import find_centres, to_degrees
+from datasets.identity_centres import find_centres, keep_nearest, to_degrees
 from datasets.images import SUFFIXES
 from datasets.label_noise import TYPICAL, check_angles
 from datasets.packs import load_pack
@@ -94,10 +94,7 @@ def compare(batches, centres, digests):
     for numbers, _, unit, hashes in batches:
         for start in range(0, len(centres), _BLOCK):
             cosines = np.asarray(centres[start:start + _BLOCK]) @ unit.T
-            part, column = slice(start, start + len(cosines)), cosines.argmax(axis=1)
-            highest = cosines[np.arange(len(cosines)), column]
-            nearest[part] = np.where(highest > best[part], numbers[column], nearest[part])
-            best[part] = np.maximum(best[part], highest)
+            keep_nearest(best, nearest, slice(start, start + len(cosines)), cosines, numbers)
         first, last = np.searchsorted(ordered, hashes), np.searchsorted(ordered, hashes, side="right")
         for i in np.flatnonzero(last > first):
             duplicates += [(int(row), int(numbers[i])) for row in order[first[i]:last[i]]]

@@ -2,16 +2,14 @@
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import new_folder
 from datasets.decisions import write_decisions
-from datasets.identity_centres import find_centres, to_degrees
+from datasets.identity_centres import cosine_blocks, find_centres, to_degrees
 from datasets.label_noise import TYPICAL, check_angles
 from datasets.review_pages import REVIEW, Card, Group, write_pages
 
-_BLOCK = 4096  # centres that are held against as many others at once
 _MOST = 10_000_000  # pairs; whoever finds more has asked for too large an angle
 
 
@@ -52,21 +50,15 @@ def close_pairs(centres, limit, progress=True):
     centres: (C, D) float32, L2-normalised, may be a memmap. Returns places (P, 2) int64, the smaller first, and angles
     (P,) float32 in degrees, the closest first. Raises UserError for more than ten million pairs.
     """
-    starts, found, total = range(0, len(centres), _BLOCK), [], 0
-    with tqdm(total=len(starts) * (len(starts) + 1) // 2, unit="block", desc="pairs", disable=not progress) as bar:
-        for top in starts:
-            above = np.array(centres[top:top + _BLOCK])
-            for left in range(top, len(centres), _BLOCK):
-                cosines = above @ np.asarray(centres[left:left + _BLOCK]).T
-                rows, columns = np.nonzero(cosines >= np.cos(np.radians(limit)))
-                apart = top + rows < left + columns
-                rows, columns = rows[apart], columns[apart]
-                found.append((top + rows, left + columns, cosines[rows, columns]))
-                total += len(rows)
-                if total > _MOST:
-                    raise UserError(f"more than {_MOST:,} pairs of identities within {limit:g} degrees; look for "
-                                    "closer ones")
-                bar.update()
+    found, total = [], 0
+    for top, left, cosines in cosine_blocks(centres, progress):
+        rows, columns = np.nonzero(cosines >= np.cos(np.radians(limit)))
+        apart = top + rows < left + columns
+        rows, columns = rows[apart], columns[apart]
+        found.append((top + rows, left + columns, cosines[rows, columns]))
+        total += len(rows)
+        if total > _MOST:
+            raise UserError(f"more than {_MOST:,} pairs of identities within {limit:g} degrees; look for closer ones")
     one, other, cosines = map(np.concatenate, zip(*found))
     order = np.lexsort((other, one, -cosines))
     return np.stack([one, other], axis=1)[order], to_degrees(cosines[order])

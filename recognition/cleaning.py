@@ -69,27 +69,47 @@ def drop_noise(model, dataset, output, limit=75.0, devices=None, batch_size=64, 
 def load_model(model, training_set, devices=None, batch_size=64, backend="mxnet"):
     """Read a model with its head. backend: onnxruntime takes the exported model instead, but for the head.
 
-    Returns an Embedder, and the head's centres, (C, K, D) float32, L2-normalised: row c·K + k of `fc7_weight` is
-    centre k of class c. Raises UserError or DataError for a model without a head, or whose head is of other classes or
-    other embeddings.
+    Returns an Embedder, and the head's centres, see `class_centres`. Raises UserError or DataError for a model without
+    a head, or whose head is of other classes or other embeddings.
+    """
+    embed, weight = load_network(model, training_set.image_shape, devices, batch_size, backend)
+    if weight is None:
+        raise UserError(f"model {model}: has no head (fc7_weight); train with --ckpt-embedding 0 to save it")
+    return embed, class_centres(weight, training_set, model)
+
+
+def load_network(model, image_shape, devices=None, batch_size=64, backend="mxnet"):
+    """Read a model with or without a head; backend as for `load_model`.
+
+    Returns an Embedder, and the head's weight `fc7_weight`, (rows, D) float32 as it was trained, or None. Raises
+    DataError for a head of other embeddings.
     """
     symbol, arg_params, aux_params = checkpoint.load(model)
     embedding = embedding_of(symbol, model)
-    if "fc7_weight" not in arg_params:
-        raise UserError(f"model {model}: has no head (fc7_weight); train with --ckpt-embedding 0 to save it")
     if backend == "mxnet":
-        embed = Embedder.from_params(embedding, arg_params, aux_params, devices, batch_size, training_set.image_shape,
-                                     model)
+        embed = Embedder.from_params(embedding, arg_params, aux_params, devices, batch_size, image_shape, model)
     else:
-        embed = Embedder(checkpoint.on_backend(model, backend), devices, batch_size, training_set.image_shape)
-    weight, num_classes = arg_params["fc7_weight"].asnumpy().astype(np.float32), training_set.num_classes
+        embed = Embedder(checkpoint.on_backend(model, backend), devices, batch_size, image_shape)
+    if "fc7_weight" not in arg_params:
+        return embed, None
+    weight = arg_params["fc7_weight"].asnumpy().astype(np.float32)
     if weight.ndim != 2 or weight.shape[1] != embed.emb_size:
         raise DataError(f"model {model}: its head (fc7_weight) has shape {weight.shape}; expected rows of the "
                         f"network's {embed.emb_size} dimensions")
+    return embed, weight
+
+
+def class_centres(weight, training_set, model):
+    """The centres of a head, (C, K, D) float32, L2-normalised: row c·K + k of `weight` is centre k of class c.
+
+    Raises UserError where they are of other classes than the training set's. model: its name, for messages.
+    """
+    num_classes = training_set.num_classes
     if len(weight) % num_classes:
         raise UserError(f"model {model}: its head (fc7_weight) has {len(weight)} centres, no multiple of the "
                         f"{num_classes} classes of {training_set.folder}; was it trained on another data set?")
-    return embed, normalise(weight, f"model {model}, centres of its head").reshape(num_classes, -1, embed.emb_size)
+    unit = normalise(weight, f"model {model}, centres of its head")
+    return unit.reshape(num_classes, -1, weight.shape[1])
 
 
 def own_angles(embed, centres, training_set, batch_size=64, progress=True):

@@ -202,7 +202,7 @@ class TestDecisions:
 class TestPairs:
     @pytest.mark.parametrize("block", [1, 7, 4096])
     def test_against_brute_force(self, monkeypatch, block):
-        monkeypatch.setattr(same_identity, "_BLOCK", block)
+        monkeypatch.setattr("datasets.identity_centres._BLOCK", block)
         centres = unit(np.random.RandomState(0).normal(size=(30, 6)))
         places, angles = same_identity.close_pairs(centres, 50, progress=False)
         expected = {(i, j): angles_to(centres[i], centres[j]) for i, j in itertools.combinations(range(30), 2)}
