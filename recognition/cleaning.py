@@ -18,6 +18,7 @@ from common.files import new_folder
 from datasets import find_dataset
 from datasets.cleaned_set import counts_lines, histogram_lines, write_cleaned_set
 from datasets.embedding_store import embed_images, source_of
+from datasets.identity_centres import to_degrees
 from datasets.tables import write_table
 from datasets.training_set import TrainingSet
 
@@ -122,9 +123,14 @@ def own_angles(embed, centres, training_set, batch_size=64, progress=True):
     labels = np.empty(len(training_set), np.int64)
     angles = np.empty((len(training_set), centres.shape[1]), np.float32)
     for rows, own, unit, _ in embed_images(embed, source_of(training_set), batch_size, progress=progress):
-        cosines = np.einsum("nd,nkd->nk", unit, centres[own])
-        labels[rows], angles[rows] = own, np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+        labels[rows], angles[rows] = own, angles_to_own(unit, own, centres)
     return labels, angles
+
+
+def angles_to_own(unit, labels, centres):
+    """Angles (N, K), degrees, of embeddings (N, D) to the K centres of their classes (N,) among (C, K, D); both are
+    L2-normalised."""
+    return to_degrees(np.einsum("nd,nkd->nk", unit, centres[labels]))
 
 
 def dominant_centres(labels, angles):
