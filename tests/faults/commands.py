@@ -272,7 +272,8 @@ TABLE = (
             ()),
     Command("recognition/drop.py --model net/model,1 --dataset trainset --output outdir --devices cpu --angle 179",
             (inputs.training_set, partial(inputs.model, classes=6)), (*set_files(told=("net",)), *model_files())),
-    Command("recognition/angles.py --model net/model,1 --dataset trainset --others people --output outdir --devices cpu",
+    Command("recognition/angles.py --model net/model,1 --dataset trainset --others people --output outdir "
+            "--devices cpu",
             (inputs.training_set, inputs.image_folder, inputs.settings, partial(inputs.model, classes=6)),
             (*set_files(told=("net", "people")), *model_files(told=("trainset", "people")),
              Reads("people/p1/0.jpg", IMAGE, {"missing": NOT_THERE}),
