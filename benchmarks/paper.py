@@ -37,6 +37,7 @@ _PAIRS = ("triplet", "atriplet", "contrastive")
 _SAVED = ("--ckpt", "2", "--ckpt-embedding", "0", "--verbose", "1000000000", "--state-keep", "1", "--resume")
 _SHORT = ("--per-batch-size", "32", "--frequent", "20", "--report", "0", "--state-every", "100")
 BATCH = 32  # images in a step of a short training
+_BASE_TIMES = 4  # what losses begin with in short trainings is trained for so many times their steps, once for all rows
 
 
 class Scale(NamedTuple):
@@ -109,11 +110,18 @@ class Runs:
         in_pairs = any(loss in row.flags for loss in _PAIRS)
         if self._scale.steps is None:
             return ["--recipe", "triplet" if in_pairs else self._table.recipe]
-        steps = self._steps(row)
-        rate = 0.005 if in_pairs else 0.05 if begins else 0.1
+        steps = self._steps(row) * (_BASE_TIMES if row is BASE else 1)
+        rate, first = 0.005 if in_pairs else 0.05 if begins else 0.1, str(steps * 3 // 5)
         pairs = ["--per-batch-size", "30"] if in_pairs else []
-        return [*_SHORT, *pairs, "--lr", str(rate), "--max-steps", str(steps), "--lr-steps",
-                f"{steps * 3 // 5},{steps * 17 // 20}"]
+        margin = ["--margin-warmup", first] if begins and self._has_margin(row) else []
+        return [*_SHORT, *pairs, *margin, "--lr", str(rate), "--max-steps", str(steps), "--lr-steps",
+                f"{first},{steps * 17 // 20}"]
+
+    def _has_margin(self, row):
+        from recognition.heads import LOSSES
+
+        flags = self.flags(row)
+        return "margin_warmup" in LOSSES.get(flags[flags.index("--loss") + 1], ())
 
     def _training(self, row, seed):
         """The training set of a row: as it is, with wrong labels, or cleaned."""
