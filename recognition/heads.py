@@ -274,10 +274,12 @@ def _combined(inputs, loss_s, loss_m1, loss_m2, loss_m3, loss_intra, loss_inter,
     loss_s_start: the scale without a margin, which grows to loss_s as the margin grows; 0: loss_s.
     loss_intra, loss_inter, loss_mhe: weights of the losses of `_penalties`.
     """
-    share, states = _warm_up(margin_start, margin_warmup) if margin_start or margin_warmup else (None, [])
+    margin = loss_m1, loss_m2, loss_m3
+    grows = (margin_start or margin_warmup) and (margin != (1, 0, 0) or loss_s_start)  # else nothing hangs on the step
+    share, states = _warm_up(margin_start, margin_warmup) if grows else (None, [])
     scale = loss_s_start + mx.sym.reshape(share, (1, 1)) * (loss_s - loss_s_start) if loss_s_start else loss_s
     logits, length, centres = inputs.scaled_cosines(scale, loss_k)
-    cosine, margin = inputs.at_label(logits) / length, (loss_m1, loss_m2, loss_m3)
+    cosine = inputs.at_label(logits) / length
     penalty = _penalties(inputs, cosine, centres, loss_k, loss_intra, loss_inter, loss_mhe)
     if margin == (1, 0, 0):
         return Head(logits, states, penalty)

@@ -43,7 +43,8 @@ CASES = [(loss, {}) for loss in heads.LOSSES] + [
     ("cm2", dict(margin_warmup=100)), ("arcface", dict(margin_warmup=20)), ("cosface", dict(margin_start=38)),
     ("arcface", dict(margin_start=30, margin_warmup=20, loss_beyond="line")),
     ("arcface", dict(margin_start=30, margin_warmup=20, loss_s_start=16.0)),
-    ("nsoftmax", dict(margin_warmup=99, loss_s_start=8.0)), ("subcenter", dict(loss_k=2)),
+    ("nsoftmax", dict(margin_warmup=99, loss_s_start=8.0)), ("nsoftmax", dict(margin_warmup=99)),
+    ("subcenter", dict(loss_k=2)),
     ("magface", dict(loss_norm_low=2.0, loss_norm_high=6.0)), ("centre", dict(loss_centre=2.0)),
 ]
 
