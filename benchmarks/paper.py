@@ -26,7 +26,7 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 from tqdm import tqdm
 
 from benchmarks.commands import logged
-from benchmarks.paper_data import find_data, megaface_flags, spoil_labels, without_people
+from benchmarks.paper_data import find_data, identify, spoil_labels, without_people
 from benchmarks.paper_tables import ANGLES, BASE, MEGAFACE, TABLES, VERIFICATION
 from common.cli import ArgumentParser, run
 from common.errors import UserError, unknown_name
@@ -172,9 +172,7 @@ class Runs:
             call("eval/verification.py", "--data-dir", self._data.packs, "--output", target,
                  *["--no-flip"] * bool(self._scale.steps))
         elif kind == MEGAFACE:
-            embed, score = megaface_flags(self._data.megaface, target)
-            call("eval/gen_megaface.py", "--batch-size", 64, *embed)
-            logged(target / "log", "eval/megaface.py", *score, threads=self._scale.threads)
+            identify(model, self._data.megaface, target, self._scale.threads)
         else:
             others = ["--others", self._data.people] if self._data.people else []
             call("recognition/angles.py", "--dataset", self._data.training, *others, "--output", target)

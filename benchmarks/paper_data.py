@@ -11,7 +11,7 @@ from datasets import find_dataset
 class Data(NamedTuple):
     """Folders, absolute; '' for what is not there.
 
-    training: with train.rec; packs: of verification packs; megaface: see `megaface_flags`; people: <person>/<image> of
+    training: with train.rec; packs: of verification packs; megaface: see `identify`; people: <person>/<image> of
     people who are not trained on. name: in the tables.
     """
 
@@ -65,17 +65,22 @@ def _celeba(folder):
     write_text(target / "facescrub_noises.txt", (source / "facescrub_noises.txt").read_text())
 
 
-def megaface_flags(folder, output):
-    """The flags of eval/gen_megaface.py and eval/megaface.py for a folder with facescrub_lst, megaface_lst, the images
-    in facescrub/ and megaface/, and the noise lists under the original's names, or without them."""
+def identify(model, folder, output, threads=1):
+    """MegaFace's protocol: features into <output>/features, scores into <output>.
+
+    folder: with facescrub_lst, megaface_lst, the images in facescrub/ and megaface/, and the noise lists under the
+    original's names, or without them.
+    """
     folder = Path(folder)
     lists = ["--facescrub-lst", folder / "facescrub_lst", "--megaface-lst", folder / "megaface_lst"]
     noises = [path if path.is_file() else "" for path in (folder / "facescrub_noises.txt",
                                                           folder / "megaface_noises.txt")]
-    return ([*lists, "--facescrub-root", folder / "facescrub", "--megaface-root", folder / "megaface", "--output",
-             output / "features"],
-            [*lists, "--facescrub-noises", noises[0], "--megaface-noises", noises[1], "--feature-dir",
-             output / "features", "--output", output])
+    output.mkdir(parents=True, exist_ok=True)
+    logged(output / "features.log", "eval/gen_megaface.py", "--model", model, *lists, "--facescrub-root",
+           folder / "facescrub", "--megaface-root", folder / "megaface", "--output", output / "features",
+           "--batch-size", 64, threads=threads)
+    logged(output / "scores.log", "eval/megaface.py", *lists, "--facescrub-noises", noises[0], "--megaface-noises",
+           noises[1], "--feature-dir", output / "features", "--output", output, threads=threads)
 
 
 def spoil_labels(training, folder, share, seed=0):
