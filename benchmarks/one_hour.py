@@ -158,8 +158,8 @@ def whole(name, data, work, minutes, seed):
     found = read_json(place / "megaface" / "results.json", list)[0]["figures"]
     ranks = {key: value for key, value in found.items() if "rank1@" in key}
     return dict(candidate=name, flags="; then ".join(text for _, text in CANDIDATES[name].stages),
-                minutes=f"{seconds / 60:.1f}", images=steps * BATCH, lfw=f"{figures['accuracy']:.4f}",
-                lfw_deviation=f"{figures['accuracy_std']:.4f}", lfw_eer=f"{figures['eer']:.4f}",
+                minutes=f"{seconds / 60:.1f}", images=steps * BATCH, accuracy=f"{figures['accuracy']:.4f}",
+                deviation=f"{figures['accuracy_std']:.4f}", eer=f"{figures['eer']:.4f}",
                 **{key: f"{value:.4f}" for key, value in ranks.items()}), sorted(place.glob("*/train.log"))
 
 

@@ -56,7 +56,9 @@ def _apart(table, found, column, row):
     """How far a row's mean is from the reference row's, '+1.20'; 'noise' where seeds differ by as much."""
     values = _values(found, column)
     deviation, base = pooled_deviation(values.values()), values.get(table.reference)
-    if row == table.reference or not base or not values[row]:
+    if row == table.reference:
+        return "reference"
+    if not base or not values[row]:
         return ""
     difference = statistics.mean(values[row]) - statistics.mean(base)
     if deviation is None:
@@ -72,7 +74,7 @@ def markdown(table, rows):
     head = ["row", *(title for title, *_ in cells), "beside the reference"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        lines.append([row["row"], *(show(row, key) for _, show, key in cells), row["apart"] or "reference"])
+        lines.append([row["row"], *(show(row, key) for _, show, key in cells), row["apart"]])
     steps = sorted({str(row["steps"]) for row in rows}, key=len)
     return "".join((
         f"**{table.title}**\n\n", *(f"| {' | '.join(line)} |\n" for line in lines),

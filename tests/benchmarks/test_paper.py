@@ -106,7 +106,7 @@ def test_a_table_is_done_once_and_goes_on_where_it_failed(faces, tmp_path, here,
     assert not here
     rows, text = read_table("paper_tiny"), paths[1].read_text()
     assert [row["row"] for row in rows] == ["Softmax", "Triplet"] and rows[0]["faces (paper)"] == "99.5"
-    assert all(0 <= float(row["faces"]) <= 100 and row["apart"] in ("", "one seed") for row in rows)
+    assert all(0 <= float(row["faces"]) <= 100 and row["apart"] in ("reference", "one seed") for row in rows)
     assert "*99.5*" in text and "10 steps of 32 images" in text and paths[2].read_bytes().startswith(b"\x89PNG")
 
 
