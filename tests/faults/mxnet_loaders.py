@@ -53,6 +53,7 @@ def load_pack(path):
 
 
 OUTCOMES = ("raised", "went_on", "crashed", "endless", "filled_memory", "ran_its_code", "other")
+LIMITS = dict(cpu=10, wall=30)  # seconds; a sound file takes less than one
 LOADERS = dict(params=load_params, symbol=load_symbol, records=load_records, pack=load_pack)
 
 
@@ -98,8 +99,8 @@ def measure(stand, called, kind, path, form, make):
     command = Command(f"mxnet_loaders.py {kind} {path}", (make,), (Reads(path, form),), ())
     if [verdict for _, verdict, _ in stand.good([command])] != ["accepted"]:
         raise RuntimeError(f"{called} fails with good input")
-    counts = Counter(outcome(verdict, why) for case, _, verdict, why in stand.run(stand.cases(command))
-                     if case.kind != OUTPUT)
+    cases = (case._replace(limits=LIMITS) for case in stand.cases(command) if case.kind != OUTPUT)
+    counts = Counter(outcome(verdict, why) for _, _, verdict, why in stand.run(cases))
     return dict(loader=called, file=Path(path).name, damages=sum(counts.values()),
                 **{name: counts[name] for name in OUTCOMES})
 

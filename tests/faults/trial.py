@@ -68,15 +68,15 @@ class Running:
 
     box: the folder that the command runs in, whose `programs` are found before those of the system; words: script,
     relative to the clone, and flags. file_size: of the largest file that it may write, bytes; stdout: where its output
-    goes; cpu: seconds that it may compute; until: words of its output, after which it gets Ctrl-C, as a server must to
-    end well.
+    goes; cpu: seconds that it may compute; wall: that it may take; until: words of its output, after which it gets
+    Ctrl-C, as a server must to end well.
     """
 
-    def __init__(self, box, words, file_size=None, stdout=None, cpu=CPU, until=None):
+    def __init__(self, box, words, file_size=None, stdout=None, cpu=CPU, wall=WALL, until=None):
         self.box, self.before, self.started = Path(box), snapshot(Path(box).parent), time.monotonic()
         pipes = [_pipe(), _pipe()]  # no files: these would count among those that must not grow too large
         self.streams, self.said = [reading for reading, _ in pipes], b""
-        self.until, self.stopped = until, False
+        self.wall, self.until, self.stopped = wall, until, False
         self.pid = os.fork()
         if not self.pid:
             out, err = (writing for _, writing in pipes)
@@ -100,7 +100,7 @@ class Running:
 
     def _watch(self):
         """End the command where its time is up, or where it has said that it is ready."""
-        if time.monotonic() - self.started > WALL:
+        if time.monotonic() - self.started > self.wall:
             os.kill(self.pid, signal.SIGKILL)
         if self.until and not self.stopped:
             try:
