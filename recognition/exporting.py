@@ -13,7 +13,7 @@ from common.embedder import Embedder, check_shapes, embedding_of
 from common.embeddings import normalise
 from common.errors import UserError, unknown_name
 from common.files import adding_to, hash_file, write_bytes
-from common.mxnet_setup import mx, reason
+from common.mxnet_setup import mx, naming, reason
 from common.onnx_network import PARAMS_SHA256, PIXELS, OnnxNetwork
 from eval.results import make_trace
 from recognition import onnx_graph
@@ -78,7 +78,8 @@ def export(model, form="onnx", output="", normalised=False, image_shape=(112, 11
     if output.resolve() == Path(checkpoint.parse_model(model)[0]).resolve():
         raise UserError(f"{output}: is the model itself; choose another --output")
     faces = load_faces(faces, image_shape)
-    expected = mxnet_embeddings(network.symbol, network.arg_params, network.aux_params, faces)
+    with naming(model):
+        expected = mxnet_embeddings(network.symbol, network.arg_params, network.aux_params, faces)
     unit = normalise(expected, f"model {model}")
     write = Int8Writer(calibration) if calibration else FORMATS[form]
     with adding_to(output.parent) as folder:
@@ -121,7 +122,7 @@ def _onnx(network, path, model, normalised):
     metadata = {"pixels": PIXELS, "normalised": str(int(normalised)), "model": _name(model),
                 PARAMS_SHA256: hash_file(checkpoint.weights_path(model)), "network": trace["network"],
                 "loss": trace["loss"], "training_data": Path(trace["training_data"]).name}
-    found = onnx_graph.convert(symbol, *params, network.image_shape, metadata)
+    found = onnx_graph.convert(symbol, *params, network.image_shape, metadata, model)
     write_bytes(path, found.SerializeToString())
     run = OnnxNetwork(str(path), network.image_shape)
     return lambda images: run(images)()

@@ -60,8 +60,8 @@ def gather(exported, folders=()):
     home = Path(parse_model(exported.model)[0]).parent
     check_folders(folders)
     digests = {hash_file(path) for path in (weights_path(exported.model), *exported.files)}
-    paths = {path.resolve() for folder in (home, *map(Path, folders)) for path in folder.rglob(RESULTS)}
-    entries = [entry for path in sorted(paths) for entry in read_results(path)
+    paths = {path.resolve(): path for folder in (home, *map(Path, folders)) for path in folder.rglob(RESULTS)}
+    entries = [entry for path in sorted(paths.values()) for entry in read_results(path)
                if entry["trace"].get("model_sha256") in digests]
     training = read_training(home) if (home / LOG).exists() else None
     return Evidence(training, read_settings(home / "settings.json"), make_trace(exported.model), entries)

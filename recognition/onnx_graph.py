@@ -22,20 +22,21 @@ _PRODUCER = "arcface-mxnet"
 
 
 class _Node(NamedTuple):
-    """A node of the symbol. inputs: names of tensors; shapes: theirs, for one image."""
+    """A node of the symbol. inputs: names of tensors; shapes: theirs, for one image; model: its name in messages."""
 
     op: str
     name: str
     attrs: Dict
     inputs: List[str]
     shapes: List[tuple]
+    model: str
 
     @property
     def output(self):
         return f"{self.name}_output"
 
     def refuse(self, what):
-        raise UserError(f"layer {self.name!r} ({self.op}): {what} has no form in the exported model")
+        raise UserError(f"{self.model}: layer {self.name!r} ({self.op}): {what} has no form in the exported model")
 
 
 class _Builder:
@@ -62,21 +63,23 @@ class _Builder:
         return name
 
 
-def convert(symbol, arg_params, aux_params, image_shape=(112, 112), metadata=None):
+def convert(symbol, arg_params, aux_params, image_shape=(112, 112), metadata=None, name="the network"):
     """Turn an embedding symbol and its parameters into an ONNX model.
 
     symbol: from `data`, (N, 3, H, W) RGB 0..255, to one output (N, D); it is converted as it is, see
     `common.graph.for_inference` for what to do before. arg_params, aux_params: dict name -> NDArray. image_shape:
-    (H, W). metadata: dict str -> str, kept in the file. Returns an onnx.ModelProto; the number of images is free, and
-    pixels are float32.
-    Raises UserError for an operator that no rule is known for, naming it, and where onnx is not installed.
+    (H, W). metadata: dict str -> str, kept in the file. name: the model's in messages. Returns an onnx.ModelProto; the
+    number of images is free, and pixels are float32.
+    Raises UserError for an operator that no rule is known for, naming it, for one that lacks an attribute, and where
+    onnx is not installed.
     """
     onnx = import_onnx()
     shape = (1, 3, *image_shape)
     symbol = graph.rewrite(symbol, [graph.flat_fully_connected], data=shape)
     arrays = {name: array.asnumpy().astype(np.float32) for name, array in {**arg_params, **aux_params}.items()}
     builder = _Builder(onnx, arrays)
-    output = _convert_nodes(builder, json.loads(symbol.tojson()), graph.output_shapes(symbol, dict(data=shape)))
+    shapes = graph.output_shapes(symbol, dict(data=shape))
+    output = _convert_nodes(builder, json.loads(symbol.tojson()), shapes, name)
     emb_size = symbol.infer_shape(data=shape)[1][0][1]
     inputs, outputs = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dimensions)
                        for name, dimensions in (("data", ["N", *shape[1:]]), (output, ["N", emb_size])))
@@ -100,12 +103,12 @@ def import_onnx():
     return onnx
 
 
-def _convert_nodes(builder, symbol, shapes):
+def _convert_nodes(builder, symbol, shapes, model):
     """Convert a symbol's JSON; returns the name of its output. shapes: dict (node number, output number) -> shape."""
     names, nodes = [], symbol["nodes"]
     unknown = sorted({node["op"] for node in nodes} - set(_RULES) - {"null"})
     if unknown:
-        raise UserError(f"the network has operators that cannot be exported: {', '.join(unknown)}; known are: "
+        raise UserError(f"{model}: has operators that cannot be exported: {', '.join(unknown)}; known are: "
                         f"{', '.join(sorted(_RULES))}")
     for node in nodes:
         entries = node["inputs"]
@@ -114,9 +117,17 @@ def _convert_nodes(builder, symbol, shapes):
             continue
         attrs = {key: _value(text) for key, text in node.get("attrs", {}).items()}
         inputs = [builder.parameter(names[number]) for number, _, _ in entries]
-        found = _Node(node["op"], node["name"], attrs, inputs, [shapes[tuple(entry[:2])] for entry in entries])
-        names.append(_RULES[node["op"]](builder, found))
+        found = _Node(node["op"], node["name"], attrs, inputs, [shapes[tuple(entry[:2])] for entry in entries], model)
+        names.append(_converted(builder, found))
     return names[symbol["heads"][0][0]]
+
+
+def _converted(builder, node):
+    """Convert a node by its rule; returns the name of its output."""
+    try:
+        return _RULES[node.op](builder, node)
+    except KeyError as error:  # MXNet has defaults of its own for what a damaged file leaves out
+        node.refuse(f"to leave out the attribute {error}")
 
 
 def _value(text):

@@ -302,5 +302,7 @@ def _spoil(graph):
 
 
 ONNX_OTHER = "protocol buffers tell their own ends, and another name, number or attribute may make a sound network"
-ONNX = Form("onnx", nothing, _onnx_hostile, accepts={"random: bit|random: 16": ONNX_OTHER,
-                                                     "wrong size: twice": ONNX_OTHER})
+ONNX = Form("onnx", nothing, _onnx_hostile, accepts={
+    "random: bit|random: 16": ONNX_OTHER, "wrong size: twice": ONNX_OTHER,
+    "hostile: operator Split": "a split into one part changes nothing",
+    "hostile: images -1 high": "a size below 0 stands for any, and the network fits images of the size asked for"})

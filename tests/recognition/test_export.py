@@ -22,7 +22,7 @@ from eval.results import make_entry, make_trace, table, write_results
 from recognition import onnx_graph
 from recognition.export import parse_args, summary, write_cards
 from recognition.exporting import export
-from recognition.model_card import check_folders
+from recognition.model_card import check_folders, gather
 from recognition.parity import LIMIT, check, largest_difference, load_faces
 from symbols import get_symbol
 
@@ -176,6 +176,17 @@ def test_models_that_cannot_be_exported(trained, tmp_path):
     assert not list(tmp_path.glob("*.onnx"))
 
 
+def test_a_network_that_mxnet_cannot_bind_is_refused_by_name(trained, tmp_path):
+    symbol, arg_params, aux_params = checkpoint.load(trained[0])
+    for name, value in (("__storage_type__", "7"), ("__dtype__", "99")):
+        graph = json.loads(symbol.tojson())
+        next(node for node in graph["nodes"] if node["name"] == "fc1_beta")["attrs"] = {name: value}
+        checkpoint.save(tmp_path / "odd", 1, mx.sym.load_json(json.dumps(graph)), arg_params, aux_params)
+        with pytest.raises(DataError, match="odd,1: MXNet cannot run this network"):
+            export(f"{tmp_path}/odd,1", "mxnet", tmp_path / "other")
+        assert not list(tmp_path.glob("other*"))
+
+
 @pytest.fixture
 def evaluated(trained, tmp_path):
     """A trained model with what a training and an evaluation leave beside it."""
@@ -223,6 +234,14 @@ def test_a_card_of_a_model_from_elsewhere(trained, tmp_path):
     for text in ("| network | **FILL IN** |", "Nothing is known of the training", "No evaluation of this model",
                  "No verification", UNKNOWN):
         assert text in card, text
+
+
+def test_a_card_names_an_evaluation_as_it_is_called(trained, tmp_path):
+    exported = export(trained[0], output=tmp_path / "m.onnx")
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "results.json").symlink_to("/dev/null")
+    with pytest.raises(DataError, match="scores/results.json: "):
+        gather(exported, [tmp_path / "scores"])
 
 
 def test_terms():

@@ -1,4 +1,6 @@
 """ONNX models of symbols: every operator against MXNet in float64, and what the file says of itself."""
+import json
+
 import numpy as np
 import pytest
 
@@ -157,3 +159,10 @@ def test_what_the_file_says():
 def test_what_has_no_form(symbol, message):
     with pytest.raises(UserError, match=message):
         converted(symbol, drawn(symbol, SIZE))
+
+
+def test_an_attribute_that_a_damaged_file_leaves_out():
+    found = json.loads(flat(DATA * 2).tojson())
+    found["nodes"][1]["attrs"] = {}
+    with pytest.raises(UserError, match=r"the network: layer '_mulscalar\d*' .* leave out the attribute 'scalar'"):
+        converted(mx.sym.load_json(json.dumps(found)), ({}, {}))
