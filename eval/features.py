@@ -52,6 +52,8 @@ def read_feature(path):
     feature = np.frombuffer(data, "<f4", offset=_HEADER.size).astype(np.float32)
     if not np.isfinite(feature).all():
         raise DataError(f"{path}: holds values that are not finite")
+    if not feature.any():  # nearer to every face than a stranger is, see `placeholder`
+        raise DataError(f"{path}: holds zeros alone; a feature must have a direction")
     return feature
 
 

@@ -106,6 +106,7 @@ USE = f"--model net/model,1 {SMALL} --devices cpu"
 UNREADABLE = "an image that cannot be read gets a placeholder, and is listed"
 FEW_NOISES = "a noise list may name images that the list has not; how many it names is told"
 COUNTED = "the list is counted, and the count told"
+ANY_LENGTH = "features are copied, whatever their length"
 ELSEWHERE = "of features or a model from elsewhere it is not known how they came about"
 LISTS = tuple(Reads(f"{kind}_lst", TEXT, LIST, ("features", "packed", "of one identity"))
               for kind in ("facescrub", "megaface"))
@@ -235,7 +236,8 @@ TABLE = (
                 Reads("packed/megaface_insightface.json", JSON, {"missing|wrong type: a link": ANEW})),
             ("outdir", "packed")),
     Command(f"eval/remove_noises.py {WITH_NOISES} --feature-dir-input features --feature-dir-out outdir",
-            (inputs.features,), (*LISTS, *NOISES, *FEATURES)),
+            (inputs.features,), (*LISTS, *NOISES, *(reads._replace(accepts={"hostile: a number 1e": ANY_LENGTH})
+                                                    for reads in FEATURES))),
     Command("eval/ijb_11.py --model net/model,1 --target IJBC --data-dir . --output outdir --variants N1D1F1 "
             "--devices cpu", (inputs.ijb,), (
                 *(Reads(f"IJBC/meta/ijbc_{name}.txt", TEXT, accepts, ("IJBC",)) for name, accepts in (
