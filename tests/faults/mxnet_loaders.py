@@ -6,6 +6,7 @@ See docs/faults.md.
 """
 import os
 import pickle
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -68,13 +69,14 @@ def main():
         raise UserError(f"{path}: {type(error).__name__}") from error
 
 
-def outcome(verdict, why):
-    """What came of a trial, in a word or two."""
-    for starts, name in (("ended by signal 24", "endless"), ("ended by signal 9", "endless"),
-                         ("ended by signal", "crashed"), ("memory", "filled_memory"), ("code in", "ran_its_code")):
+def outcome(trial, why):
+    """What came of a trial, in a word or two. why: of the judge."""
+    if trial.signal:
+        return "endless" if trial.signal in (signal.SIGXCPU, signal.SIGKILL) else "crashed"
+    for starts, name in (("memory", "filled_memory"), ("code in", "ran_its_code")):
         if why.startswith(starts):
             return name
-    return "raised" if verdict == "clear" else "went_on" if why == "no word of it" or verdict == "accepted" else "other"
+    return {0: "went_on", 2: "raised"}.get(trial.code, "other")
 
 
 def lines():
@@ -100,7 +102,7 @@ def measure(stand, called, kind, path, form, make):
     if [verdict for _, verdict, _ in stand.good([command])] != ["accepted"]:
         raise RuntimeError(f"{called} fails with good input")
     cases = (case._replace(limits=LIMITS) for case in stand.cases(command) if case.kind != OUTPUT)
-    counts = Counter(outcome(verdict, why) for _, _, verdict, why in stand.run(cases))
+    counts = Counter(outcome(trial, why) for _, trial, _, why in stand.run(cases))
     return dict(loader=called, file=Path(path).name, damages=sum(counts.values()),
                 **{name: counts[name] for name in OUTCOMES})
 
