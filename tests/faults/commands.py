@@ -284,7 +284,8 @@ TABLE = (
             (inputs.training_set, partial(inputs.model, classes=6)), (*set_files(told=("net",)), *model_files())),
     Command("recognition/draw_losses.py embeddings --losses softmax --faces people --steps 2 --output outdir "
             "--devices cpu", (inputs.image_folder,), (Reads("people/p1/0.jpg", IMAGE, {
-                "missing": NOT_THERE, "wrong size|hostile: a PNG of 1000000 x 1$": "pictures are brought to one size"}),)),
+                "missing": NOT_THERE,
+                "wrong size|hostile: a PNG of 1000000 x 1$": "pictures are brought to one size"}),)),
     # recognition: a model put to use
     Command(f"recognition/compare.py first.jpg second.jpg --threshold 0.3 --output outdir {USE}", (use_inputs.faces,),
             (*model_files(told=("first.jpg",)), Reads("second.jpg", IMAGE))),
