@@ -8,10 +8,11 @@ LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # le
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
                      [70.7299, 92.2041]])  # x, y in pixels of a 112x112 image
 TEMPLATE.setflags(write=False)
+_LARGEST = (1 << 15) - 2  # pixels of a side that cv2.warpAffine takes
 
 
 class DegenerateLandmarks(UserError):
-    """Landmarks that tell no place, size and direction of a face."""
+    """Landmarks that tell no place, size and direction of a face, or none that lies in the picture."""
 
 
 def template(image_size=(112, 112)):
@@ -60,10 +61,20 @@ def align(image, landmarks, image_size=(112, 112)):
 
     image: (H, W, 3) uint8; landmarks: (5, 2) x, y in pixels, in the order of LANDMARKS; image_size: (height, width),
     see `template`. Returns (height, width, 3) uint8 in the image's channel order; what lies outside of it is black.
-    Raises UserError for landmarks of another shape, and as `similarity_transform` and `template` do.
+    Raises UserError for landmarks of another shape, and as `similarity_transform` and `template` do;
+    DegenerateLandmarks where all of them lie outside of the image, or it is too large for OpenCV.
     """
     landmarks = np.asarray(landmarks, np.float64)
     if landmarks.shape != (5, 2):
         raise UserError(f"landmarks of shape {landmarks.shape}; expected (5, 2): x and y of {', '.join(LANDMARKS)}")
     matrix = similarity_transform(landmarks, template(image_size))
+    _check_inside(landmarks, *image.shape[:2])
     return cv2.warpAffine(image, matrix, tuple(image_size[::-1]))
+
+
+def _check_inside(landmarks, height, width):
+    if not ((landmarks > -1) & (landmarks < (width, height))).all(axis=1).any():
+        raise DegenerateLandmarks(f"landmarks {_told(landmarks)} lie outside of the image of {height}x{width} (height x "
+                                  "width)")
+    if max(height, width) > _LARGEST:
+        raise DegenerateLandmarks(f"an image of {height}x{width} (height x width); expected at most {_LARGEST} a side")

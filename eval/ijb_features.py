@@ -110,7 +110,7 @@ class _Faces:
         try:
             return align(image, self.images.landmarks[number], self.shape)[:, :, ::-1].transpose(2, 0, 1)
         except DegenerateLandmarks as error:
-            raise DataError(f"{self.images.points} line {number + 1}: {error}") from error
+            raise DataError(f"{self.images.points} line {number + 1}: {error} (of {path})") from error
 
 
 def _fill(path, state, done, left_out, embed, faces, batch_size, progress):

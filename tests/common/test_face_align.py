@@ -63,6 +63,14 @@ def test_landmarks_that_fit_no_size():
         similarity_transform(np.array([[0, 0], [1, 0], [0, 1], [1, 1.0]]), np.array([[1, 1], [0, 0], [0, 0], [1, 1.0]]))
 
 
+@pytest.mark.parametrize("shape, message", [((32, 32), "lie outside of the image of 32x32"), (
+    (1, 1000000), "lie outside"), ((112, 40000), "an image of 112x40000 .* expected at most 32766")])
+def test_images_without_the_face(shape, message):
+    with pytest.raises(DegenerateLandmarks, match=message):
+        align(np.zeros((*shape, 3), np.uint8), TEMPLATE)
+    align(np.zeros((60, 60, 3), np.uint8), TEMPLATE)  # two eyes of the five
+
+
 def test_landmarks_of_another_shape():
     with pytest.raises(UserError, match=r"shape \(10,\); expected \(5, 2\)"):
         align(np.zeros((50, 50, 3), np.uint8), TEMPLATE.ravel())
