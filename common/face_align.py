@@ -74,7 +74,7 @@ def align(image, landmarks, image_size=(112, 112)):
 
 def _check_inside(landmarks, height, width):
     if not ((landmarks > -1) & (landmarks < (width, height))).all(axis=1).any():
-        raise DegenerateLandmarks(f"landmarks {_told(landmarks)} lie outside of the image of {height}x{width} (height x "
-                                  "width)")
+        raise DegenerateLandmarks(f"landmarks {_told(landmarks)} lie outside of the image of {height}x{width} "
+                                  "(height x width)")
     if max(height, width) > _LARGEST:
         raise DegenerateLandmarks(f"an image of {height}x{width} (height x width); expected at most {_LARGEST} a side")
