@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import write_text
 from eval.results import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +46,18 @@ def logged(log, *words, threads=1):
                               env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
     if done.returncode:
         raise UserError(f"{words[0]}: {(Path(log).read_text().strip() or 'no output').splitlines()[-1]}")
+
+
+def write_megaface_lists(images, folder):
+    """Write <folder>/facescrub_lst and megaface_lst, MegaFace's lists of the real faces.
+
+    images: FACE_DATA's identification/, in whose facescrub/ the images of the first lie, and in which those of the
+    second do.
+    """
+    for kind, root, pattern in (("facescrub", images / "facescrub", "*/*.jpg"),
+                                ("megaface", images, "distractors/*/*.jpg")):
+        names = (path.relative_to(root) for path in sorted(root.glob(pattern)))
+        write_text(folder / f"{kind}_lst", "".join(f"{name}\n" for name in names))
 
 
 def prepare_faces(folder):

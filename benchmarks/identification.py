@@ -23,9 +23,8 @@ if __name__ == "__main__":  # run from the clone: the rooms lie one folder up
 
 import numpy as np
 
-from benchmarks.commands import ROOT, command, evaluate, faces_from_root
+from benchmarks.commands import ROOT, command, evaluate, faces_from_root, write_megaface_lists
 from common.cli import ArgumentParser, run
-from common.files import write_text
 from common.flags import positive
 from eval.identification import MAX_RANK, Selection, identify_each
 from eval.search_index import Search
@@ -142,13 +141,10 @@ def measure_index(count, seed):
 def measure_faces():
     """The rows of results/identification_faces.csv."""
     faces = faces_from_root("identification and models")
-    images, work, rows, flags = faces / "identification", ROOT / "models" / "identification-faces", [], []
-    shutil.rmtree(work, ignore_errors=True)
-    for kind, root, pattern in (("facescrub", "facescrub", "*/*.jpg"), ("megaface", ".", "distractors/*/*.jpg")):
-        paths = sorted((ROOT / images / root).glob(pattern))
-        write_text(work / f"{kind}_lst", "".join(f"{path.relative_to(ROOT / images / root)}\n" for path in paths))
-        flags += [f"--{kind}-lst", f"{work.relative_to(ROOT)}/{kind}_lst"]
-    work = work.relative_to(ROOT)
+    images, work, rows = faces / "identification", Path("models/identification-faces"), []
+    shutil.rmtree(ROOT / work, ignore_errors=True)
+    write_megaface_lists(ROOT / images, ROOT / work)
+    flags = ["--facescrub-lst", work / "facescrub_lst", "--megaface-lst", work / "megaface_lst"]
     command("eval/gen_megaface.py", "--model", faces / "models" / "y1" / "model,0", *flags, "--facescrub-root",
             images / "facescrub", "--megaface-root", images, "--output", work / "out", "--batch-size", 64)
     found = evaluate("eval/megaface.py", *flags, "--facescrub-noises", images / "facescrub_noises.txt",

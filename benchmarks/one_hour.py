@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, Tuple
 
@@ -71,16 +72,16 @@ def split(training, folder, seed):
     from datasets.packs import write_pack
     from datasets.training_set import TrainingSet
 
-    images, draw = TrainingSet(training), np.random.RandomState(seed)
-    labels, order = images.labels(progress=None), draw.permutation(images.num_classes)
-    held, stay = np.split(order, [round(HELD_OUT * len(order))])
+    draw = np.random.RandomState(seed)
+    with closing(TrainingSet(training)) as images:
+        labels, order = images.labels(progress=None), draw.permutation(images.num_classes)
+        held, stay = np.split(order, [round(HELD_OUT * len(order))])
+        pairs = draw_pairs({label: np.flatnonzero(labels == label) for label in held}, draw)
+        write_pack(folder / "packs" / "held_out.bin", [images.read(int(row))[0] for pair in pairs for row in pair],
+                   np.arange(PAIRS) % 2 == 0)
     write_text(folder / "classes.txt", "\n".join(map(str, sorted(stay))))
     logged(folder / "log", "datasets/subset.py", "--input", training, "--output", folder / "training", "--classes",
            folder / "classes.txt")
-    rows = {label: np.flatnonzero(labels == label) for label in held}
-    pairs, issame = draw_pairs(rows, draw), np.arange(PAIRS) % 2 == 0
-    write_pack(folder / "packs" / "held_out.bin", [images.read(int(row))[0] for pair in pairs for row in pair], issame)
-    images.close()
 
 
 def draw_pairs(rows, draw):
@@ -182,8 +183,7 @@ def main():
     work = Path(os.path.relpath(Path(args.work).resolve(), ROOT))  # logs shall name no folder of this machine
     os.chdir(ROOT)
     data = find_data(args.data, work)
-    if not (work / "split" / "packs" / "held_out.bin").is_file():
-        (work / "split").mkdir(parents=True, exist_ok=True)
+    if not (work / "split" / "training").is_dir():
         split(data.training, work / "split", args.seed)
     rows = search(work, args.search_minutes, args.seed)
     print(write_table("one_hour_search", [dict(row, machine=machine()) for row in rows]))

@@ -35,8 +35,8 @@ from common.flags import positive
 
 _PAIRS = ("triplet", "atriplet", "contrastive")
 _SAVED = ("--ckpt", "2", "--ckpt-embedding", "0", "--verbose", "1000000000", "--state-keep", "1", "--resume")
-_SHORT = ("--per-batch-size", "32", "--frequent", "20", "--report", "0", "--state-every", "100")
 BATCH = 32  # images in a step of a short training
+_SHORT = ("--per-batch-size", str(BATCH), "--frequent", "20", "--report", "0", "--state-every", "100")
 _BASE_TIMES = 4  # what losses begin with in short trainings is trained for so many times their steps, once for all rows
 
 

@@ -3,7 +3,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.commands import faces_folder, logged, prepare_faces
+from benchmarks.commands import faces_folder, logged, prepare_faces, write_megaface_lists
 from common.files import write_text
 from datasets import find_dataset
 
@@ -57,11 +57,10 @@ def _celeba(folder):
     folder.mkdir(parents=True, exist_ok=True)
     prepare_faces(folder)
     source, target = faces_folder("identification") / "identification", folder / "megaface"
-    for kind, name in (("facescrub", "facescrub"), ("megaface", "distractors")):
-        paths = sorted((source / name).glob("*/*.jpg"))
-        write_text(target / f"{kind}_lst", "".join(f"{path.relative_to(source / name)}\n" for path in paths))
-        (target / kind).unlink(missing_ok=True)
-        (target / kind).symlink_to(source / name)
+    write_megaface_lists(source, target)
+    for name, images in (("facescrub", source / "facescrub"), ("megaface", source)):
+        (target / name).unlink(missing_ok=True)
+        (target / name).symlink_to(images)
     write_text(target / "facescrub_noises.txt", (source / "facescrub_noises.txt").read_text())
 
 

@@ -1,5 +1,6 @@
 """What benchmarks/paper.py writes of a table: CSV, Markdown and a plot, the paper's figures beside, marked as such."""
 import statistics
+from typing import Dict, List, NamedTuple, Optional
 
 from common.files import write_csv, write_text
 
@@ -31,10 +32,10 @@ def summarise(name, table, data, found, flags):
     known = {row.name: row for row in table.rows}
     measured = list(dict.fromkeys(column for runs in found.values() for figures, _ in runs for column in figures))
     printed = list(dict.fromkeys(column for row in table.rows for column in row.paper))
-    rows = []
+    rows, first = [], beside(table, found, measured[0])
     for row, runs in found.items():
         line = dict(table=name, row=row, flags=" ".join(flags(known[row])), data=data, steps=runs[0][1] or "recipe",
-                    seeds=len(runs), apart=_apart(table, found, measured[0], row))
+                    seeds=len(runs), apart="reference" if row == table.reference else first.say(row))
         for column in dict.fromkeys(measured + printed):
             values = [figures[column] for figures, _ in runs if column in figures]
             mean, deviation = spread(values) if values else ("", "")
@@ -48,28 +49,43 @@ def _number(value):
     return value if value == "" else f"{value:.2f}"
 
 
-def _values(found, column):
-    return {row: [figures[column] for figures, _ in runs if column in figures] for row, runs in found.items()}
+class _Beside(NamedTuple):
+    """How rows stand to the reference row in a column.
+
+    values: row's name -> the figures of its seeds; base: the reference row's mean, None where it has none; width: how
+    far from it is noise, None where no row has two seeds.
+    """
+
+    values: Dict[str, List[float]]
+    base: Optional[float]
+    width: Optional[float]
+
+    def say(self, row):
+        """'+1.20', or 'noise' where seeds differ by as much; empty where there is nothing to compare."""
+        if self.base is None or not self.values[row]:
+            return ""
+        difference = statistics.mean(self.values[row]) - self.base
+        if self.width is None:
+            return "one seed"
+        return "noise" if abs(difference) < self.width else f"{difference:+.2f}"
 
 
-def _apart(table, found, column, row):
-    """How far a row's mean is from the reference row's, '+1.20'; 'noise' where seeds differ by as much."""
-    values = _values(found, column)
+def beside(table, found, column):
+    """The _Beside of a column. found: see `summarise`."""
+    values = {row: [figures[column] for figures, _ in runs if column in figures] for row, runs in found.items()}
     deviation, base = pooled_deviation(values.values()), values.get(table.reference)
-    if row == table.reference:
-        return "reference"
-    if not base or not values[row]:
-        return ""
-    difference = statistics.mean(values[row]) - statistics.mean(base)
-    if deviation is None:
-        return "one seed"
-    return "noise" if abs(difference) < least_difference(deviation, len(base)) else f"{difference:+.2f}"
+    return _Beside(values, statistics.mean(base) if base else None,
+                   least_difference(deviation, len(base)) if base and deviation is not None else None)
+
+
+def _columns(rows):
+    return [key[:-len(PAPER)] for key in rows[0] if key.endswith(PAPER)]
 
 
 def markdown(table, rows):
     """The table as Markdown: ours as mean ± deviation, the paper's in italics."""
-    names = [key[:-len(PAPER)] for key in rows[0] if key.endswith(PAPER)]
-    cells = [cell for name in names for cell in ((name, _ours, name), (f"*{name}, printed*", _printed, name + PAPER))
+    cells = [cell for name in _columns(rows)
+             for cell in ((name, _ours, name), (f"*{name}, printed*", _printed, name + PAPER))
              if any(row[cell[2]] != "" for row in rows)]
     head = ["row", *(title for title, *_ in cells), "beside the reference"]
     lines = [head, ["---"] * len(head)]
@@ -103,17 +119,19 @@ def draw(table, rows, found, path):
 
     from eval.plots import GENUINE, IMPOSTOR, save
 
-    names = [key[:-len(PAPER)] for key in rows[0] if key.endswith(PAPER)]
+    names = _columns(rows)
     column = next(name for name in names if any(row[name] for row in rows))
     printed = next((name for name in (column, *names) if any(row[name + PAPER] != "" for row in rows)), column)
+    first = beside(table, found, column)
     figure = Figure(figsize=(9, 1.3 + 0.3 * len(rows)), layout="constrained")
     ours, paper = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for place, row in enumerate(rows):
-        values = _values(found, column)[row["row"]]
+        values = first.values[row["row"]]
         ours.plot(values, [place] * len(values), "o", color=GENUINE, alpha=0.35, markersize=5)
         ours.plot(float(row[column] or "nan"), place, "|", color=GENUINE, markersize=14, markeredgewidth=2)
         paper.plot(float(row[printed + PAPER] or "nan"), place, "D", color=IMPOSTOR, markersize=5)
-    _band(ours, table, found, column)
+    if first.width:  # where means differ from the reference's by no more than seeds do
+        ours.axvspan(first.base - first.width, first.base + first.width, color="0.9", zorder=0)
     ours.set(yticks=range(len(rows)), yticklabels=[row["row"] for row in rows], title=f"here: {rows[0]['data']}",
              xlabel=f"{column}: seeds, and their mean")
     paper.set(title=f"printed ({table.source})", xlabel=f"{printed}; other data and networks")
@@ -122,15 +140,6 @@ def draw(table, rows, found, path):
         axes.grid(axis="x", alpha=0.3)
     figure.suptitle(table.title, fontsize=10)
     save(figure, path)
-
-
-def _band(axes, table, found, column):
-    """Where means differ from the reference's by no more than seeds do."""
-    values = _values(found, column)
-    deviation, base = pooled_deviation(values.values()), values.get(table.reference)
-    if deviation and base:
-        middle, width = statistics.mean(base), least_difference(deviation, len(base))
-        axes.axvspan(middle - width, middle + width, color="0.9", zorder=0)
 
 
 def write(name, table, data, found, flags):

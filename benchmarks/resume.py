@@ -76,10 +76,11 @@ class Training:
         self.folder = work / name / "m05-arcface-faces"
         self.prefix, self.output = self.folder / "model", work / f"{name}.txt"
 
-    def start(self, command=(ROOT / "recognition/train.py",)):
-        """Start the command. Returns the process."""
+    def start(self, *words):
+        """Start the command. words: for Python in its place. Returns the process."""
         with open(self.output, "a") as output:
-            return subprocess.Popen([sys.executable, *command, *map(str, self._flags), "--resume"],
+            return subprocess.Popen([sys.executable, *(words or [ROOT / "recognition/train.py"]),
+                                     *map(str, self._flags), "--resume"],
                                     stdout=output, stderr=subprocess.STDOUT, env=dict(os.environ, OMP_NUM_THREADS="1"))
 
     def finish_and_keep(self, folder):
@@ -91,9 +92,9 @@ class Training:
             kept[int(path.name.split("-")[-1].split(".")[0])].append(path.read_bytes())
         return kept
 
-    def finish(self, *command):
-        """Run it to its end. Raises UserError with its last line where it fails."""
-        if (self.start(command) if command else self.start()).wait():
+    def finish(self, *words):
+        """Run it to its end, see `start`. Raises UserError with its last line where it fails."""
+        if self.start(*words).wait():
             raise UserError(f"recognition/train.py: {self.output.read_text().splitlines()[-1]}")
 
     def states(self):

@@ -78,7 +78,7 @@ class FaceFinder:
             try:
                 crop = align(image, landmarks[face], self.image_shape)
                 faces.append(Face(crop[:, :, ::-1], boxes[face, :4]))
-            except (DegenerateLandmarks, cv2.error):  # no face; a side beyond what OpenCV can cut from
+            except DegenerateLandmarks:  # no face; a side beyond what OpenCV can cut from
                 continue
             if len(faces) == most:
                 break

@@ -141,10 +141,10 @@ class TestNoise:
         rng, apart = np.random.RandomState(0), 0
         for _ in range(200):
             found = {row: [({"lfw": value}, 1) for value in rng.normal(70, 1, 4)] for row in ("Softmax", "a", "b", "c")}
-            apart += sum(paper_report._apart(TINY, found, "lfw", row) != "noise" for row in "abc")
+            apart += sum(paper_report.beside(TINY, found, "lfw").say(row) != "noise" for row in "abc")
         assert 0.02 < apart / 600 < 0.12  # two standard errors, thirteen degrees of freedom: about one in fifteen
         found["c"] = [({"lfw": 75 + value}, 1) for value in (-1, 0, 1, 0)]
-        assert paper_report._apart(TINY, found, "lfw", "c").startswith("+")
+        assert paper_report.beside(TINY, found, "lfw").say("c").startswith("+")
 
 
 @pytest.mark.parametrize("kind, entry, expected", [
