@@ -114,17 +114,17 @@ _COMBINED = tuple(
         ("(1, 0.3, 0.2)", "cm1", (99.83, 94.51, 98.13)),
         ("(0.9, 0.4, 0.15)", "cm2", (99.83, 94.20, 98.16)),
     ))
+_QUARTER = "--net-multiplier 0.25"
 _BACKBONES = (
-    _network("r50", (99.53, 95.56, 95.15), "--network r18", PACKS),
+    _network("r50", (99.53, 95.56, 95.15), f"--network r18 {_QUARTER}", PACKS),
     _network("y1", (99.28, None, 93.05), "--network y1", PACKS),
     _network("m1", (98.63, None, 88.95), "--network m05", PACKS),
     _network("m2", (98.58, None, 88.81), "--network m2 --net-multiplier 0.5", PACKS),
     _network("mnas", (), "--network mnas05"),
-    _network("vargfacenet", (), "--network vargfacenet"),
+    _network("vargfacenet", (), "--network vargfacenet --net-multiplier 0.5"),
     _network("d121", (), "--network d121"),
     _row("s20 with SphereFace", "--network s20 --loss sphereface", (99.23,), short=_flags("--network s4")),  # of five
 )
-_QUARTER = "--net-multiplier 0.25"
 _OUTPUTS = tuple(
     _network(f"SE-ResNet50{letter}_v1", (figure,), f"--network LMobileNet{letter} {_QUARTER}"
              + " --emb-size 256" * (letter == "A"))  # A gives the channels themselves
@@ -139,7 +139,7 @@ _INPUTS = tuple(
         ("SE-ResNet50E_v1", 99.267, "MobileNetE"), ("SE-LResNet50E_v1", 99.650, "LMobileNetE"),
     ))
 _BLOCKS = tuple(
-    _network(name, figure and (figure,), f"--network {short}") for name, figure, short in (
+    _network(name, figure and (figure,), f"--network {short} {_QUARTER}") for name, figure, short in (
         ("SE-LResNet50D_v1", 99.600, "SE-ResNet18D_v1"), ("SE-LResNet50D_v3", 99.617, "SE-ResNet18D_v3"),
         ("SE-LResNet50E_v1", 99.650, "SE-ResNet18E_v1"), ("SE-LResNet50E_v2", (), "SE-ResNet18E_v2"),
         ("SE-LResNet50E_v3", 99.767, "SE-ResNet18E_v3"), ("LResNet50E_v3", 99.750, "ResNet18E_v3"),

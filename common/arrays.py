@@ -67,11 +67,14 @@ def open_rows(path, dtype, shape, done):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, dict(descr=np.dtype(dtype).str, fortran_order=False, shape=shape))
     header = header.getvalue()
-    size = len(header) + done * int(np.prod(shape[1:], initial=np.dtype(dtype).itemsize))
+    row = int(np.prod(shape[1:], initial=np.dtype(dtype).itemsize))
+    size, full = len(header) + done * row, len(header) + shape[0] * row
     if done or os.path.exists(path):
         with open_plain(path) as file:  # neither a pipe nor a device is written to
-            if done and (file.read(len(header)) != header or os.fstat(file.fileno()).st_size < size):
-                raise DataError(f"{path}: damaged: expected {done} rows of shape {shape[1:]} and type {dtype}")
+            whole = file.read(len(header)) == header and size <= os.fstat(file.fileno()).st_size <= full
+            if done and not whole:
+                raise DataError(f"{path}: damaged: expected {done} to {shape[0]} rows of shape {shape[1:]} and type "
+                                f"{dtype}")
     file = open(path, "r+b" if done else "wb")
     if not done:
         file.write(header)

@@ -349,6 +349,9 @@ def load_pretrained(prefix, epoch, symbol, data_shape, **head_shapes):
     for name in shapes:
         if name not in found:
             raise UserError(f"pretrained model {model}: has no array {name!r}; is it of another network?")
+        if np.dtype(found[name].dtype).kind != "f":
+            raise UserError(f"pretrained model {model}: array {name!r} is of {np.dtype(found[name].dtype)}; expected "
+                            "floats")
     for name, shape in {**shapes, **head_shapes}.items():
         if name in found and found[name].shape != shape:
             advice = "; leave the head out of it, or train on the same classes" if name in head_shapes else ""

@@ -100,8 +100,8 @@ def _read_names(path):
     names = []
     for line, content in enumerate(read_text(path).splitlines(), 1):
         number, _, name = content.partition("\t")
-        if number != str(len(names)) or not name:
-            raise bad_line(path, line, [content], f"'{len(names)}<TAB>name'")
+        if number != str(len(names)) or not name.isprintable() or not name:
+            raise bad_line(path, line, [content], f"'{len(names)}<TAB>name', the name printable")
         names.append(name)
     return names
 

@@ -88,6 +88,7 @@ class EmbeddingCache:
 def _load(path):
     """A kept array; None where there is none, and where it is damaged: it can be computed again."""
     try:
-        return np.array(open_array(path, (None, None, None)))
+        found = np.array(open_array(path, (None, None, None)))
     except DataError:
         return None
+    return found if np.isfinite(found).all() else None

@@ -149,7 +149,7 @@ def check_pack(pack, nfolds=10):
         metrics.check_kinds(pack.issame)
         metrics.folds(len(pack.issame), nfolds)
     except UserError as error:
-        raise UserError(f"verification pack {pack.name}: {error}") from error
+        raise UserError(f"{pack.path}: {error}") from error
     pack.pair(0)
 
 

@@ -24,8 +24,9 @@ def warn(log, step, kind, text):
 
 def finite_advice(settings):
     """What to change where a training came to numbers that are not finite."""
-    return "try " + ", or ".join([f"a lower --lr than {settings.lr:g}",
-                                  f"a longer --lr-warmup than {settings.lr_warmup}", *_margin_advice(settings)])
+    other = [f"another model than --pretrained {settings.pretrained}"] if settings.pretrained else []
+    return "try " + ", or ".join([f"a lower --lr than {settings.lr:g}", f"a longer --lr-warmup than "
+                                  f"{settings.lr_warmup}", *_margin_advice(settings), *other])
 
 
 def start_advice(settings):

@@ -91,7 +91,7 @@ class Layers:
         if not self._se:
             return data
         gate = mx.sym.Pooling(data, name=f"{name}_se_pool1", global_pool=True, kernel=(7, 7), pool_type="avg")
-        gate = self.conv(gate, f"{name}_se_conv1", filters // 16, 1, bias=True)
+        gate = self.conv(gate, f"{name}_se_conv1", max(1, filters // 16), 1, bias=True)
         gate = self.act(gate, f"{name}_se_relu1")
         gate = self.conv(gate, f"{name}_se_conv2", filters, 1, bias=True)
         gate = mx.sym.Activation(gate, name=f"{name}_se_sigmoid", act_type="sigmoid")

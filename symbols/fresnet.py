@@ -3,7 +3,7 @@ from functools import partial
 
 from common.errors import UserError
 from common.mxnet_setup import mx
-from symbols.blocks import Layers, check_known, first_layer, fresh_names, improved_unit, normalize, shortcut
+from symbols.blocks import Layers, check_known, first_layer, fresh_names, improved_unit, normalize, scaled, shortcut
 from symbols.outputs import get_embedding
 
 DEPTHS = {  # num_layers: units in the four stages
@@ -17,7 +17,7 @@ FILTERS = (64, 128, 256, 512)
 
 @fresh_names
 def get_symbol(num_layers, emb_size=512, net_output="E", net_unit=3, net_input=1, net_se=0, net_act="prelu",
-               bn_mom=0.9, workspace=256, bottleneck=False):
+               bn_mom=0.9, workspace=256, bottleneck=False, net_multiplier=1.0):
     """Build the embedding symbol.
 
     num_layers: a key of DEPTHS; emb_size: D; net_output: see symbols.outputs;
@@ -28,15 +28,16 @@ def get_symbol(num_layers, emb_size=512, net_output="E", net_unit=3, net_input=1
     net_se: 1 = squeeze and excitation in every unit; net_act: 'prelu' or 'relu'; bn_mom: momentum of the moving
         statistics; workspace: MB that cuDNN may take for a convolution;
     bottleneck: 1x1-3x3-1x1 units of four times the filters. In the original's 2018 tree r101, r152, r200 and r269 were
-        such networks; since 2019 no depth is.
+        such networks; since 2019 no depth is; net_multiplier: width multiplier of all filters, at least 1/64.
     Returns a symbol, data (N, 3, 112, 112) RGB 0..255 -> fc1_output (N, D), not normalised.
     Raises UserError for a setting outside of these.
     """
     check_known("num_layers", num_layers, DEPTHS)
     unit = _unit(net_unit, net_input, bottleneck)
     layers = Layers(net_act, bn_mom, net_se, bn=dict(eps=2e-5), conv=dict(workspace=workspace))
-    body = _stem(layers, net_input)
-    for stage, (units, filters) in enumerate(zip(DEPTHS[num_layers], FILTERS), 1):
+    widths = scaled(FILTERS, net_multiplier)
+    body = _stem(layers, net_input, widths[0])
+    for stage, (units, filters) in enumerate(zip(DEPTHS[num_layers], widths), 1):
         for number in range(1, units + 1):
             body = unit(layers, body, f"stage{stage}_unit{number}", filters * 4 if bottleneck else filters, number == 1)
     return get_embedding(body, net_output, emb_size, net_act, bn_mom)
@@ -53,14 +54,14 @@ def _unit(net_unit, net_input, bottleneck):
     return _pre_activation if net_unit == 2 else _improved_bottleneck if bottleneck else improved_unit
 
 
-def _stem(layers, net_input):
+def _stem(layers, net_input, filters):
     check_known("net_input", net_input, (0, 1, 2))
     data = mx.sym.Variable("data")
     if net_input == 2:
         data = layers.bn(data, "bn_data", fix_gamma=True)
     else:
         data = normalize(mx.sym.identity(data, name="id"))
-    return first_layer(layers, data, net_input, FILTERS[0])
+    return first_layer(layers, data, net_input, filters)
 
 
 def _post_activation(layers, data, name, filters, first, strides):

@@ -481,6 +481,12 @@ class TestPretrained:
             checkpoint.load_pretrained(prefix, 2, symbol, SHAPE, fc7_weight=(11, 4))
         assert "leave the head out" in _one_line(refused, prefix)
 
+    def test_whole_numbers(self, model):
+        prefix, symbol, (arguments, states) = model
+        checkpoint.save(prefix, 2, symbol, {name: array.astype("int32") for name, array in arguments.items()}, states)
+        with pytest.raises(UserError, match=r"model,2: array 'conv_weight' is of int32; expected floats$"):
+            checkpoint.load_pretrained(prefix, 2, symbol, SHAPE)
+
     def test_other_networks(self, model):
         prefix, *_ = model
         with pytest.raises(UserError, match=r"array 'conv_weight' has shape \(2, 3, 7, 7\), expected \(3, 3, 7, 7\)$"):

@@ -198,10 +198,19 @@ class TestStore:
         with pytest.raises(UserError, match="of 21 images are embedded; run 'clean.py embed' again"):
             load_embeddings(tmp_path, training_set)
         with open(tmp_path / "labels.npy", "ab") as file:
-            file.write(b"half a batch")  # that was written, and not yet noted, when the power failed
+            file.write(b"hal")  # that was written, and not yet noted, when the power failed
         found, whole = embed_set(model, training_set, tmp_path, progress=False), load_embeddings(embedded, training_set)
         np.testing.assert_allclose(found.embeddings, whole.embeddings, atol=1e-3)
         assert found.labels.tolist() == whole.labels.tolist() and found.digests.tolist() == whole.digests.tolist()
+
+    def test_more_than_a_set_has(self, training_set, model, tmp_path):
+        embed_set(model, training_set, tmp_path, progress=False)
+        state = json.loads((tmp_path / "embedded.json").read_text())
+        (tmp_path / "embedded.json").write_text(json.dumps(dict(state, done=8)))
+        with open(tmp_path / "labels.npy", "ab") as file:
+            file.write(b"?")
+        with pytest.raises(DataError, match=r"labels.npy: damaged: expected 8 to 21 rows of shape \(\) and type int32"):
+            embed_set(model, training_set, tmp_path, progress=False)
 
     def test_complete_is_left_alone(self, training_set, model, embedded):
         before = [(path.name, path.stat().st_mtime_ns) for path in sorted(embedded.iterdir())]

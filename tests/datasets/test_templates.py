@@ -90,7 +90,9 @@ def test_nothing_is_replaced(folder, pairs):
 
 @pytest.mark.parametrize("name, text, message", [
     ("templates.txt", "0\tBo/0\n1\tAnn/0\n", r"pairs.txt line 2: found '1 2 1'; .* classes below 2"),
-    ("templates.txt", "0\tBo/0\n2\tAnn/0\n", r"templates.txt line 2: found '2\\tAnn/0'; expected '1<TAB>name'"),
+    ("templates.txt", "0\tBo/0\n2\tAnn/0\n", r"templates.txt line 2: found '2\\tAnn/0'; expected '1<TAB>name', the"),
+    ("templates.txt", "0\ta\n1\tb\tc\n2\tc\n", "templates.txt line 2"),
+    ("templates.txt", "0\ta\n1\tb\n2\t\x1b[2Jc\n", r"templates.txt line 3: found '2\\t\\x1b\[2Jc'"),
     ("templates.txt", "0\n", "templates.txt line 1"),
     ("templates.txt", "0\ta\n1\tb\n2\tc\n3\td\n", "templates.txt: 4 templates; `property` says 3 classes"),
     ("pairs.txt", "", "pairs.txt: no pairs"),

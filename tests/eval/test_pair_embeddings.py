@@ -112,6 +112,9 @@ def test_embeddings_are_computed_once(pack, templates, model, tmp_path):
         path.write_bytes(path.read_bytes()[:100])
     passes(templates, "sum")  # damaged: computed again
     assert len(calls) == 7 and passes(templates, "sum").shape[0] == 2 and len(calls) == 7
+    path = max((tmp_path / "kept").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    np.save(path, np.load(path) * np.inf)
+    assert np.isfinite(passes(templates, "sum")).all() and len(calls) == 8
 
 
 def test_nothing_is_kept_without_a_folder(pack, tmp_path):

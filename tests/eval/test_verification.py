@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class PixelPack:
     """Images (2N, 3, H, W) that need no decoding."""
 
-    name = "pixels"
+    name, path = "pixels", "pixels.bin"
 
     def __init__(self, images, issame):
         self.images, self.issame = images, np.asarray(issame)
@@ -153,7 +153,7 @@ def test_unusable_embeddings_are_named(value):
 def test_pairs_that_cannot_be_scored_are_refused_before_computing():
     images, issame = face_like(10, 30)
     for labels, nfolds in ((issame, 11), (issame | True, 10)):
-        with pytest.raises(UserError, match="11 folds for 10 pairs|10 genuine and 0 impostor"):
+        with pytest.raises(UserError, match="^pixels.bin: (11 folds for 10 pairs|10 genuine and 0 impostor)"):
             verification.test(PixelPack(images, labels), None, nfolds)
 
 

@@ -55,6 +55,7 @@ def load_pack(path):
 
 OUTCOMES = ("raised", "went_on", "crashed", "endless", "filled_memory", "ran_its_code", "other")
 LIMITS = dict(cpu=10, wall=30)  # seconds; a sound file takes less than one
+_SEGMENTATION = 255  # the exit code of MXNet's own handler of segmentation faults
 LOADERS = dict(params=load_params, symbol=load_symbol, records=load_records, pack=load_pack)
 
 
@@ -76,7 +77,7 @@ def outcome(trial, why):
     for starts, name in (("memory", "filled_memory"), ("code in", "ran_its_code")):
         if why.startswith(starts):
             return name
-    return {0: "went_on", 2: "raised"}.get(trial.code, "other")
+    return {0: "went_on", 2: "raised", _SEGMENTATION: "crashed"}.get(trial.code, "other")
 
 
 def lines():

@@ -4,7 +4,8 @@
     python tests/faults/table.py --only align        # lines in whose words this expression is found; writes their rows
     python tests/faults/table.py --sample 2          # of each file so many damages, drawn by --seed; writes nothing
 
-Rows are written of commands of which every line was run with every damage; those of others stay.
+Rows are written of commands of which every line was run with every damage; those of others stay. --log and --after let
+what failed be run again alone.
 
 Good input must succeed. Damaged input must give one clear line and exit code 2, in bounded time and memory, and change
 nothing but the output; what may go on has a reason in `commands`. See docs/faults.md.
@@ -20,6 +21,7 @@ import zlib
 from collections import Counter, defaultdict, namedtuple
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several trials run at once
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -122,6 +124,7 @@ def parse_args():
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--jobs", type=int, default=2, help="trials at once")
     parser.add_argument("--log", default=os.devnull, help="file to write every trial to")
+    parser.add_argument("--after", help="log of an earlier run, whose trials count as they went, but for failures")
     return parser.parse_args()
 
 
@@ -163,9 +166,46 @@ def script(command):
     return command.words.split()[0]
 
 
+class Earlier(NamedTuple):
+    """What a log has of a trial, in place of the Trial."""
+
+    verdict: str
+    why: str
+    seconds: float
+    memory: int
+
+
+def key(case):
+    """What a case is known by in a log."""
+    return case.words, case.file, case.kind, case.name
+
+
+def read_log(path):
+    """The trials of a log, but for failures: key -> Earlier."""
+    found = {}
+    for fields in (line.split("\t") for line in Path(path).read_text().split("\n")):
+        if len(fields) == 8 and fields[0] != FAILED:
+            verdict, *names, why, seconds, memory = fields
+            found[tuple(names)] = Earlier(verdict, why, float(seconds.split()[0]), int(memory.split()[0]) << 20)
+    return found
+
+
 def run_table(commands, args, log):
     """Run the trials of commands, telling of each failure. Returns script -> Tally."""
-    tallies = defaultdict(Tally)
+    tallies, known = defaultdict(Tally), read_log(args.after) if args.after else {}
+
+    def count(case, trial, verdict, why):
+        tallies[script(case.command)].add(case, trial, verdict, why)
+        print(verdict, *key(case), why, f"{trial.seconds:.1f} s", f"{trial.memory >> 20} MB", sep="\t", file=log)
+
+    def new(cases):
+        for case in cases:
+            earlier = known.get(key(case))
+            if earlier is None:
+                yield case
+            else:
+                count(case, earlier, earlier.verdict, earlier.why)
+
     with scratch() as folder:
         stand = Stand(folder, args.jobs)
         for case, verdict, why in stand.good(commands):
@@ -176,10 +216,8 @@ def run_table(commands, args, log):
         drawn = np.random.RandomState(args.seed)
         cases = (case for command in commands for case in stand.cases(command, args.seed, args.sample)
                  if args.kind in case.kind and drawn.random_sample() < args.share)
-        for case, trial, verdict, why in stand.run(cases):
-            tallies[script(case.command)].add(case, trial, verdict, why)
-            print(verdict, case.words, case.file, case.kind, case.name, why, f"{trial.seconds:.1f} s",
-                  f"{trial.memory >> 20} MB", sep="\t", file=log)
+        for case, trial, verdict, why in stand.run(new(cases)):
+            count(case, trial, verdict, why)
             if verdict == FAILED:
                 print(f"FAILED {case.words}: {case.file} {case.kind}: {case.name}: {why}", flush=True)
     return tallies

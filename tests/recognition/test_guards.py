@@ -16,7 +16,7 @@ from datasets.recordio import RecordWriter
 from datasets.rendered import render_identity
 from datasets.training_set import TrainingSet, write_training_set
 from recognition import experiment
-from recognition.guards import AccuracyGuard, ClassGuard, few_classes, patience, sample_labels
+from recognition.guards import AccuracyGuard, ClassGuard, few_classes, finite_advice, patience, sample_labels
 from recognition.train import parse_args
 from recognition.triplet_iter import TripletIter
 
@@ -277,3 +277,10 @@ def test_no_triplet_of_a_damaged_image(faces):
         iterator.reset()
     iterator.close()
     assert told == [5] and 5 not in used and {1, 2, 3, 4, 6} <= used
+
+
+def test_advice_names_the_model_that_training_began_with():
+    flags = ["--network", "y1", "--loss", "softmax", "--dataset", "emore"]
+    assert "--pretrained" not in finite_advice(parse_args(flags)[0])
+    assert finite_advice(parse_args([*flags, "--pretrained", "start/model"])[0]).endswith(
+        ", or another model than --pretrained start/model")

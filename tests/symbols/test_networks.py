@@ -224,3 +224,19 @@ def test_refusals(network, settings, message):
 def test_a_family_needs_no_table(family):
     settings = dict(num_layers=18) if family is fresnet else {}
     assert family.get_symbol(**settings).list_outputs() == ["fc1_output"]
+
+
+@pytest.mark.parametrize("net_multiplier", [1 / 64, 0.25, 0.5, 2])
+def test_width_of_fresnet(net_multiplier):
+    """Only the numbers of channels change, and all of them alike; with a gate down to one channel."""
+    def shapes(symbol):
+        return dict(zip(symbol.list_arguments(), symbol.infer_shape(data=(1, 3, 112, 112))[0]))
+
+    plain = shapes(fresnet.get_symbol(18, net_se=1))
+    thin = shapes(fresnet.get_symbol(18, net_se=1, net_multiplier=net_multiplier))
+    assert list(plain) == list(thin)
+    for name in (name for name in plain if name.endswith("conv2_weight") and "se_" not in name):
+        (filters, inputs, *kernel), (count, *_) = plain[name], thin[name]
+        assert thin[name] == (filters * net_multiplier, inputs * net_multiplier, *kernel)
+        gate = thin[name.replace("conv2_weight", "se_conv1_weight")]
+        assert gate == (max(1, count // 16), count, 1, 1)
