@@ -53,13 +53,12 @@ def _with(flags, stages):
 
 
 CANDIDATES = {
-    "y1, softmax": Candidate(_Y1, (_SOFTMAX,)),
     "y1, softmax then arcface": Candidate(_Y1, _THEN_ARCFACE),
     "thin y1, softmax": Candidate(_THIN, (_SOFTMAX,)),
     "thin y1, softmax then arcface": Candidate(_THIN, _THEN_ARCFACE),
     "thin y1, softmax then gentle arcface": Candidate(_THIN, _GENTLE),
-    "thin y1, colours": Candidate(_THIN, _with("--data-color 1", _THEN_ARCFACE)),
-    "thin y1, cutout": Candidate(_THIN, _with("--data-cutoff 40", _THEN_ARCFACE)),
+    "thin y1, softmax then arcface, colours and cutout": Candidate(
+        _THIN, _with("--data-color 1 --data-cutoff 40", _THEN_ARCFACE)),
     "MobileNetE, softmax then arcface": Candidate(("--network", "MobileNetE", "--net-multiplier", "0.5", "--emb-size",
                                                    "256"), _THEN_ARCFACE),
 }

@@ -1,4 +1,5 @@
 """Put the tables of results/ into the pages: each between `<!-- results/NAME.csv -->` and `<!-- end -->`.
+NAME.md goes in as it is.
 
     python benchmarks/readme.py
 """
@@ -15,13 +16,15 @@ from common.errors import UserError
 from common.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-_PLACE = re.compile(r"(<!-- (results/[\w-]+\.csv) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- (results/[\w-]+\.(?:csv|md)) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(path):
-    """A CSV file as a Markdown table; below it stands the machine, of what was measured on one."""
+    """A CSV file as a Markdown table; below it stands the machine, of what was measured on one. A page as it is."""
     if not path.is_file():
         raise UserError(f"{path}: no such table; run its benchmark first")
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
     rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     keys = [key for key in rows[0] if key != "machine"]
     lines = [keys, ["---"] * len(keys), *([row[key] for key in keys] for row in rows)]

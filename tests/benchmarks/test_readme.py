@@ -26,3 +26,10 @@ def test_a_changed_result_shows(tmp_path):
     assert readme.fill(text, tmp_path) == (
         "before\n<!-- results/speed.csv -->\n| what | rate |\n| --- | --- |\n| ours | 3 |\n\nMeasured on: here.\n"
         "<!-- end -->\nafter")
+
+
+def test_a_written_page_goes_in_as_it_is(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "paper_x.md").write_text("**Title**\n\n| row |\n")
+    assert readme.fill("<!-- results/paper_x.md -->\n<!-- end -->", tmp_path) == (
+        "<!-- results/paper_x.md -->\n**Title**\n\n| row |\n<!-- end -->")
