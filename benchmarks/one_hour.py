@@ -29,8 +29,7 @@ from common.cli import ArgumentParser, run
 from common.files import read_json, write_text
 
 HELD_OUT, PAIRS = 0.2, 3000  # share of the identities; pairs, half of them genuine
-_KEPT = ("--per-batch-size", str(BATCH), "--frequent", "50", "--verbose", "1000000000", "--ckpt", "2", "--resume",
-         "--state-keep", "1", "--report", "0")
+_KEPT = ("--per-batch-size", str(BATCH), "--frequent", "50", "--verbose", "1000000000", "--ckpt", "2", "--report", "0")
 
 
 class Candidate(NamedTuple):
@@ -97,22 +96,26 @@ def draw_pairs(rows, draw):
 
 
 def train(candidate, steps, training, place, threads, seed):
-    """Train in a folder, one stage after another. Returns (model, seconds); what is done is not done again."""
-    before, started, done = [], time.time(), place / "done.json"
-    if done.is_file():
-        return read_json(done, list)
+    """Train in a folder, one stage after another. Returns (model, seconds); a stage that is done is not done again."""
+    before, seconds = [], 0
     for number, (share, text) in enumerate(candidate.stages):
         count = max(10, round(share * steps))
         folder = place / str(number)
         folder.mkdir(parents=True, exist_ok=True)
-        logged(folder / "train.log", "recognition/train.py", *candidate.network, *text.split(), *_KEPT, *before,
-               "--max-steps", count, "--lr-steps", f"{count * 3 // 5},{count * 17 // 20}", "--seed", seed,
-               "--dataset", training, "--models-root", folder, threads=threads)
+        if not (folder / "seconds.json").is_file():
+            started = time.time()
+            logged(folder / "train.log", "recognition/train.py", *candidate.network, *text.split(), *_KEPT, *before,
+                   "--max-steps", count, "--lr-steps", f"{count * 3 // 5},{count * 17 // 20}", "--seed", seed,
+                   "--dataset", training, "--models-root", folder, threads=threads)
+            write_text(folder / "seconds.json", json.dumps([time.time() - started]))
+        seconds += read_json(folder / "seconds.json", list)[0]
         model, = folder.glob("*/model-0001.params")
         before = ["--pretrained", str(model)[:-len("-0001.params")]]
-    found = [f"{before[1]},1", time.time() - started]
-    write_text(done, json.dumps(found))
-    return found
+    return f"{before[1]},1", seconds
+
+
+def _folder(name):
+    return name.replace(", ", "-").replace(" ", "-")
 
 
 def verify(model, packs, output, threads):
@@ -132,7 +135,7 @@ def search(work, minutes, seed):
     steps = {name: plan(list(candidate.network)) for name, candidate in CANDIDATES.items()}
 
     def attempt(name):
-        place = work / name.replace(", ", "-").replace(" ", "-")
+        place = work / f"search-{minutes:g}" / _folder(name)
         model, seconds = train(CANDIDATES[name], steps[name], training, place, 1, seed)
         figures = verify(model, packs, place / "held-out", 1)
         return dict(candidate=name, images=steps[name] * BATCH, minutes=f"{seconds / 60:.1f}",
@@ -149,7 +152,7 @@ def whole(name, data, work, minutes, seed):
     from common.cores import cpu_count
     from datasets.training_set import read_property
 
-    threads, place = cpu_count(), work / f"whole-{minutes:g}"
+    threads, place = cpu_count(), work / f"whole-{minutes:g}" / _folder(name)
     plan = Planner(work / f"rates-{threads}.json", minutes * 60, threads, read_property(data.training)[0])
     steps = plan(list(CANDIDATES[name].network))
     model, seconds = train(CANDIDATES[name], steps, data.training, place, threads, seed)
@@ -181,7 +184,7 @@ def main():
 
     work = Path(os.path.relpath(Path(args.work).resolve(), ROOT))  # logs shall name no folder of this machine
     os.chdir(ROOT)
-    data = find_data(args.data, work)
+    data, work = find_data(args.data, work), work / f"{args.data}-{args.seed}"
     if not (work / "split" / "training").is_dir():
         split(data.training, work / "split", args.seed)
     rows = search(work, args.search_minutes, args.seed)

@@ -72,13 +72,18 @@ class Runs:
         """Train and measure; returns column -> figure, and the steps, None where the recipe says them."""
         folder, found = self._train(row, seed), {}
         for kind in self._table.measures:
-            target = folder / kind
+            target = folder / f"{kind}-{self._measured_on(kind)}"
             with self._once(target / "done") as missing:
                 if missing:
                     self._evaluate(kind, self._model(folder), target)
                     write_text(target / "done", "")
             found.update(_figures(kind, read_json(target / "results.json", list)))
         return found, self._steps(row)
+
+    def _measured_on(self, kind):
+        """Eight letters for the folder that it is measured on."""
+        folders = {VERIFICATION: self._data.packs, MEGAFACE: self._data.megaface, ANGLES: self._data.people}
+        return hashlib.sha256(str(folders[kind]).encode()).hexdigest()[:8]
 
     def _steps(self, row):
         return self._scale.steps and self._scale.steps(self.flags(row))
@@ -136,14 +141,8 @@ class Runs:
                 f"{folder}.log", "recognition/drop.py", "--model", model, "--dataset", spoilt, "--output", folder))
         if kind == "without":
             return self._made(f"{spoilt.name}-without-{what}", lambda folder: without_people(
-                spoilt, self._data.packs / f"{what}.bin", self._cleaner(), folder))
+                spoilt, self._data.packs / f"{what}.bin", self._scale.cleaner, folder))
         return spoilt
-
-    def _cleaner(self):
-        if not self._scale.cleaner:
-            raise UserError("--cleaner: expected a model that tells people apart, such as models/r100,1, for rows that "
-                            "leave people out")
-        return self._scale.cleaner
 
     def _made(self, name, make):
         folder = self._work / "sets" / self._content[:12] / name
@@ -225,7 +224,8 @@ class Planner:
 def _network_flags(flags):
     """Those that say which network it is."""
     pairs = list(zip(flags[::2], flags[1::2]))
-    return [word for flag, value in pairs if flag == "--network" or flag.startswith("--net-") for word in (flag, value)]
+    return [word for flag, value in pairs if flag in ("--network", "--emb-size") or flag.startswith("--net-")
+            for word in (flag, value)]
 
 
 def parse_args(args=None):
@@ -267,8 +267,8 @@ def _scale(args, extra, data, work):
     if args.steps:
         steps = partial(_given, args.steps)
     elif args.budget:
-        steps = Planner(work / f"rates-{threads}.json", args.budget * 60 / args.seeds, threads,
-                        read_property(data.training)[0])
+        classes = read_property(data.training)[0]
+        steps = Planner(work / f"rates-{threads}-{classes}.json", args.budget * 60 / args.seeds, threads, classes)
     return Scale(steps, extra, threads, args.cleaner, args.noise), jobs
 
 
@@ -276,12 +276,18 @@ def _given(steps, flags):
     return steps
 
 
-def _check(table, data):
-    """Raise UserError where a table needs data that are not there."""
+def _check(table, rows, data, scale):
+    """Raise UserError where a table, or rows of it, need what is not there."""
     if MEGAFACE in table.measures and not data.megaface:
         raise UserError("--megaface: expected the folder of probes and distractors, for this table is about them")
     if VERIFICATION in table.measures and not list(Path(data.packs).glob("*.bin")):
         raise UserError(f"{data.packs}: no verification packs (*.bin); name their folder by --packs")
+    for pack in (row.data.split()[1] for row in rows if row.data.startswith("without ")):
+        if not scale.cleaner:
+            raise UserError("--cleaner: expected a model that tells people apart, such as models/r100,1, for rows that "
+                            "leave people out")
+        if not (data.packs / f"{pack}.bin").is_file():
+            raise UserError(f"{data.packs / pack}.bin: no such pack, whose people a row leaves out; see --packs")
 
 
 def do_table(name, data, work, scale, jobs, seeds, only=""):
@@ -290,9 +296,9 @@ def do_table(name, data, work, scale, jobs, seeds, only=""):
     from benchmarks.measure import chosen
 
     table = TABLES[name]
-    _check(table, data)
     rows = {row.name: row for row in table.rows}
     names = chosen("row", only, rows, ";")
+    _check(table, [rows[row] for row in names], data, scale)
     runs, found = Runs(table, data, work, scale), {}
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(names) * seeds, unit="run", desc=name) as bar:
         waiting = {row: [pool.submit(runs.measure, rows[row], seed) for seed in range(seeds)] for row in names}

@@ -2,17 +2,24 @@
 import statistics
 from typing import Dict, List, NamedTuple, Optional
 
+import numpy as np
+
 from common.files import write_csv, write_text
 
 PAPER = " (paper)"
 
 
-def pooled_deviation(groups):
-    """The deviation within groups of values (lists), of all groups together: sqrt(Σ(n−1)s²/Σ(n−1)). None where no group
-    has two values."""
-    groups = [group for group in groups if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    return freedom and (sum((len(group) - 1) * statistics.variance(group) for group in groups) / freedom) ** 0.5 or None
+def residual_deviation(values):
+    """What is left of the deviation of values (rows, seeds) without what each row and each seed adds.
+
+    Losses go on from one training for a seed, and those of a lucky one are better together: a randomised complete block
+    design, sqrt(Σe²/((R−1)(S−1))). None where there is one seed or one row.
+    """
+    values = np.array(values, np.float64)
+    if min(values.shape, default=0) < 2:
+        return None
+    errors = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
+    return (np.square(errors).sum() / np.prod(np.subtract(values.shape, 1))) ** 0.5
 
 
 def least_difference(deviation, seeds):
@@ -73,7 +80,9 @@ class _Beside(NamedTuple):
 def beside(table, found, column):
     """The _Beside of a column. found: see `summarise`."""
     values = {row: [figures[column] for figures, _ in runs if column in figures] for row, runs in found.items()}
-    deviation, base = pooled_deviation(values.values()), values.get(table.reference)
+    most = max(map(len, values.values()))
+    deviation = residual_deviation([row for row in values.values() if len(row) == most])
+    base = values.get(table.reference)
     return _Beside(values, statistics.mean(base) if base else None,
                    least_difference(deviation, len(base)) if base and deviation is not None else None)
 
@@ -91,17 +100,18 @@ def markdown(table, rows):
     lines = [head, ["---"] * len(head)]
     for row in rows:
         lines.append([row["row"], *(show(row, key) for _, show, key in cells), row["apart"]])
-    steps = sorted({str(row["steps"]) for row in rows}, key=len)
+    steps = sorted({row["steps"] for row in rows})
     return "".join((
         f"**{table.title}**\n\n", *(f"| {' | '.join(line)} |\n" for line in lines),
-        f"\nOurs: data `{rows[0]['data']}`, {rows[0]['seeds']} seeds, {_length(steps)}, on {rows[0]['machine']}. "
-        f"Reference: {table.reference}. Italics: printed in the source ({table.source}), of its data and networks.\n"))
+        f"\nOurs: data `{rows[0]['data']}`, seeds: {rows[0]['seeds']}, {_length(steps)}, on {rows[0]['machine']}. "
+        f"Reference: {table.reference}. Italics: printed in the source ({table.source}), of its data and networks;"
+        " what was trained here stands in the column `flags` of the CSV file.\n"))
 
 
 def _length(steps):
     if steps == ["recipe"]:
         return "the paper's schedule"
-    return f"{steps[0]} steps of 32 images" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps of 32 images"
+    return f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
 
 
 def _ours(row, column):

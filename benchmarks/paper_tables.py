@@ -19,7 +19,7 @@ class Row(NamedTuple):
     """A row. name: as the paper has it; flags: of train.py, after the table's; paper: column -> printed figure.
 
     short: flags in place of these where the training is short, None for the same; begins: the row whose model it goes
-    on from, of the same seed; data: the data it trains on, see `paper_data.make_variant`.
+    on from, of the same seed; data: the data it trains on, see `paper.Runs._training`.
     """
 
     name: str
@@ -123,7 +123,8 @@ _BACKBONES = (
     _network("mnas", (), "--network mnas05"),
     _network("vargfacenet", (), "--network vargfacenet --net-multiplier 0.5"),
     _network("d121", (), "--network d121"),
-    _row("s20 with SphereFace", "--network s20 --loss sphereface", (99.23,), short=_flags("--network s4")),  # of five
+    _row("s20 with SphereFace", "--network s20 --loss sphereface", (99.23,),  # of five
+         short=_flags("--network s4 --loss sphereface")),
 )
 _OUTPUTS = tuple(
     _network(f"SE-ResNet50{letter}_v1", (figure,), f"--network LMobileNet{letter} {_QUARTER}"

@@ -13,7 +13,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
     """Says the default of a flag where there is one to tell, and keeps the lines of the description."""
 
     def _get_help_string(self, action):
-        told = action.default not in (None, "") and action.default is not False  # 0 is worth telling
+        told = action.default not in (None, "") and not isinstance(action.default, bool)
         return super()._get_help_string(action) if told else action.help
 
 

@@ -30,8 +30,11 @@ def bare_runs(table, scale):
 @pytest.mark.parametrize("scale", [SHORT, FULL], ids=["short", "full"])
 @pytest.mark.parametrize("table, row", ROWS)
 def test_every_row_can_be_trained(table, row, scale):
-    settings, _ = parse_args([*bare_runs(table, scale).flags(row), "--dataset", "demo"])
+    flags = bare_runs(table, scale).flags(row)
+    settings, _ = parse_args([*flags, "--dataset", "demo"])
     network = {key: settings[key] for key in network_settings(settings.network) if key != "net_name"}
+    timed, _ = parse_args([*paper._network_flags(flags), "--dataset", "demo"])
+    assert {key: timed[key] for key in network} == network
     shapes = get_symbol(settings.network, **network).infer_shape(data=(2, 3, 112, 112))[1]
     assert len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][0] == 2
     assert table.recipe in recipe_names() and row.begins in ("", *(other.name for other in table.rows))
@@ -107,7 +110,7 @@ def test_a_table_is_done_once_and_goes_on_where_it_failed(faces, tmp_path, here,
     rows, text = read_table("paper_tiny"), paths[1].read_text()
     assert [row["row"] for row in rows] == ["Softmax", "Triplet"] and rows[0]["faces (paper)"] == "99.5"
     assert all(0 <= float(row["faces"]) <= 100 and row["apart"] in ("reference", "one seed") for row in rows)
-    assert "*99.5*" in text and "10 steps of 32 images" in text and paths[2].read_bytes().startswith(b"\x89PNG")
+    assert "*99.5*" in text and "seeds: 1, 10 steps, on" in text and paths[2].read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("table, flags, what", [
@@ -130,11 +133,14 @@ def test_labels_are_spoilt(faces, tmp_path):
 
 
 class TestNoise:
-    def test_pooled_deviation(self):
-        """Of two groups of equal size the root of their variances' mean; groups of one say nothing."""
-        groups = [[1.0, 3.0], [5.0, 9.0], [7.0]]
-        assert paper_report.pooled_deviation(groups) == pytest.approx(((2 + 8) / 2) ** 0.5)
-        assert paper_report.pooled_deviation([[1.0], [2.0]]) is None
+    def test_residual_deviation(self):
+        """What rows and seeds add is no noise; of two seeds it is the differences' deviation over the root of two."""
+        rows, seeds = np.array([[70.0], [75], [71]]), np.array([0.0, 3, -8])
+        assert paper_report.residual_deviation(rows + seeds) == pytest.approx(0)
+        values = rows + seeds[:2] + np.random.RandomState(0).normal(0, 1, (3, 2))
+        expected = np.std(values[:, 0] - values[:, 1], ddof=1) / 2 ** 0.5
+        assert paper_report.residual_deviation(values) == pytest.approx(expected)
+        assert paper_report.residual_deviation([[1.0], [2.0]]) is paper_report.residual_deviation([[1.0, 2.0]]) is None
 
     def test_random_rows_are_called_noise(self):
         """Of rows that differ by chance alone few are called apart; one that is far is."""
@@ -142,7 +148,7 @@ class TestNoise:
         for _ in range(200):
             found = {row: [({"lfw": value}, 1) for value in rng.normal(70, 1, 4)] for row in ("Softmax", "a", "b", "c")}
             apart += sum(paper_report.beside(TINY, found, "lfw").say(row) != "noise" for row in "abc")
-        assert 0.02 < apart / 600 < 0.12  # two standard errors, thirteen degrees of freedom: about one in fifteen
+        assert 0.02 < apart / 600 < 0.12  # two standard errors, nine degrees of freedom: about one in thirteen
         found["c"] = [({"lfw": 75 + value}, 1) for value in (-1, 0, 1, 0)]
         assert paper_report.beside(TINY, found, "lfw").say("c").startswith("+")
 

@@ -190,9 +190,9 @@ def read_log(path):
     return found
 
 
-def run_table(commands, args, log):
-    """Run the trials of commands, telling of each failure. Returns script -> Tally."""
-    tallies, known = defaultdict(Tally), read_log(args.after) if args.after else {}
+def run_table(commands, args, known, log):
+    """Run the trials of commands, telling of each failure. known: of `read_log`. Returns script -> Tally."""
+    tallies = defaultdict(Tally)
 
     def count(case, trial, verdict, why):
         tallies[script(case.command)].add(case, trial, verdict, why)
@@ -245,8 +245,9 @@ def main():
     from commands import TABLE
 
     commands = [command for command in TABLE if re.search(args.only, command.words)]
+    known = read_log(args.after) if args.after else {}
     with open(args.log, "w", buffering=1) as log:
-        tallies = run_table(commands, args, log)
+        tallies = run_table(commands, args, known, log)
     scripts = list(dict.fromkeys(map(script, TABLE)))
     whole = [name for name in scripts if all(command in commands for command in TABLE if script(command) == name)]
     if whole and not args.kind and args.sample is None and args.share == 1:
