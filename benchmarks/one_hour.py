@@ -1,13 +1,14 @@
-"""The best model that this machine trains in an hour from 241 real identities, and how its settings were found.
+"""The best model that this machine finds and trains in an hour from 241 real identities.
 
     FACE_DATA=../shared/data python benchmarks/one_hour.py
 
 No pretrained weights, no image of LFW in training. Settings are chosen on people who are held out of the training
 identities (a fifth of them, in pairs drawn by --seed), never on LFW: each of CANDIDATES is trained without them for
-some minutes on one thread. The best is then trained on all identities for an hour of the whole machine, verified on LFW
-and put to the identification of twelve actors among 1,548 others. Writes results/one_hour_search.csv,
+some minutes on one thread, a quarter of an hour for all. The best is then trained on all identities by the whole machine,
+verified on LFW and put to the identification of twelve actors among 1,548 others. Writes results/one_hour_search.csv,
 results/one_hour.csv and the training's log, results/one_hour.log. What is done stays in --work and is not done again.
 """
+import hashlib
 import json
 import os
 import sys
@@ -40,27 +41,14 @@ class Candidate(NamedTuple):
     stages: Tuple[Tuple[float, str], ...]
 
 
-_SOFTMAX = (1.0, "--loss softmax --lr 0.1")
-_THEN_ARCFACE = ((0.4, "--loss softmax --lr 0.1"), (0.6, "--loss arcface --loss-s 32 --loss-m2 0.4 --lr 0.05"))
-_GENTLE = ((0.4, "--loss softmax --lr 0.1"), (0.6, "--loss arcface --loss-s 16 --loss-m2 0.2 --lr 0.05"))
-_Y1 = ("--network", "y1")
-_THIN = ("--network", "y1", "--net-blocks", "1,1,1,1")
-
-
-def _with(flags, stages):
-    return tuple((share, f"{text} {flags}") for share, text in stages)
-
-
-CANDIDATES = {
-    "y1, softmax then arcface": Candidate(_Y1, _THEN_ARCFACE),
-    "thin y1, softmax": Candidate(_THIN, (_SOFTMAX,)),
-    "thin y1, softmax then arcface": Candidate(_THIN, _THEN_ARCFACE),
-    "thin y1, softmax then gentle arcface": Candidate(_THIN, _GENTLE),
-    "thin y1, softmax then arcface, colours and cutout": Candidate(
-        _THIN, _with("--data-color 1 --data-cutoff 40", _THEN_ARCFACE)),
-    "MobileNetE, softmax then arcface": Candidate(("--network", "MobileNetE", "--net-multiplier", "0.5", "--emb-size",
-                                                   "256"), _THEN_ARCFACE),
-}
+_NETWORKS = {"thin y1": "y1 --net-blocks 1,1,1,1",
+             "half MobileNetE": "MobileNetE --net-multiplier 0.5 --emb-size 256"}
+_BEGIN = (0.4, "--loss softmax --lr 0.1")
+_THEN = {"softmax again": "--loss softmax --lr 0.05",
+         "gentle arcface": "--loss arcface --loss-s 16 --loss-m2 0.2 --lr 0.05",
+         "arcface": "--loss arcface --loss-s 32 --loss-m2 0.4 --lr 0.05"}
+CANDIDATES = {f"{name}, softmax, then {then}": Candidate(("--network", *network.split()), (_BEGIN, (0.6, text)))
+              for name, network in _NETWORKS.items() for then, text in _THEN.items()}
 
 
 def split(training, folder, seed):
@@ -96,26 +84,26 @@ def draw_pairs(rows, draw):
 
 
 def train(candidate, steps, training, place, threads, seed):
-    """Train in a folder, one stage after another. Returns (model, seconds); a stage that is done is not done again."""
-    before, seconds = [], 0
-    for number, (share, text) in enumerate(candidate.stages):
+    """Train one stage after another, each in a folder of `place` of its own, which candidates that begin alike share.
+
+    What is done is not done again. Returns (model, seconds, logs).
+    """
+    before, seconds, logs = [], 0, []
+    for share, text in candidate.stages:
         count = max(10, round(share * steps))
-        folder = place / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
+        words = [*candidate.network, *text.split(), *_KEPT, *before, "--max-steps", str(count), "--lr-steps",
+                 f"{count * 3 // 5},{count * 17 // 20}", "--seed", str(seed), "--dataset", str(training)]
+        folder = place / hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
+        logs.append(folder / "train.log")
         if not (folder / "seconds.json").is_file():
+            folder.mkdir(parents=True, exist_ok=True)
             started = time.time()
-            logged(folder / "train.log", "recognition/train.py", *candidate.network, *text.split(), *_KEPT, *before,
-                   "--max-steps", count, "--lr-steps", f"{count * 3 // 5},{count * 17 // 20}", "--seed", seed,
-                   "--dataset", training, "--models-root", folder, threads=threads)
+            logged(logs[-1], "recognition/train.py", *words, "--models-root", folder, threads=threads)
             write_text(folder / "seconds.json", json.dumps([time.time() - started]))
         seconds += read_json(folder / "seconds.json", list)[0]
         model, = folder.glob("*/model-0001.params")
         before = ["--pretrained", str(model)[:-len("-0001.params")]]
-    return f"{before[1]},1", seconds
-
-
-def _folder(name):
-    return name.replace(", ", "-").replace(" ", "-")
+    return f"{before[1]},1", seconds, logs
 
 
 def verify(model, packs, output, threads):
@@ -134,15 +122,20 @@ def search(work, minutes, seed):
     plan = Planner(work / "rates.json", minutes * 60, 1, read_property(training)[0])
     steps = {name: plan(list(candidate.network)) for name, candidate in CANDIDATES.items()}
 
+    def trained(name, stages=None):
+        candidate = CANDIDATES[name]
+        return train(candidate._replace(stages=candidate.stages[:stages]), steps[name], training,
+                     work / f"search-{minutes:g}", 1, seed)
+
     def attempt(name):
-        place = work / f"search-{minutes:g}" / _folder(name)
-        model, seconds = train(CANDIDATES[name], steps[name], training, place, 1, seed)
-        figures = verify(model, packs, place / "held-out", 1)
+        model, seconds, logs = trained(name)
+        figures = verify(model, packs, logs[-1].parent / "held-out", 1)
         return dict(candidate=name, images=steps[name] * BATCH, minutes=f"{seconds / 60:.1f}",
                     accuracy=f"{figures['accuracy']:.4f}", deviation=f"{figures['accuracy_std']:.4f}",
                     eer=f"{figures['eer']:.4f}")
 
     with ThreadPoolExecutor(cpu_count()) as pool:
+        list(pool.map(lambda name: trained(name, 1), {CANDIDATES[name].network: name for name in CANDIDATES}.values()))
         rows = list(tqdm(pool.map(attempt, CANDIDATES), total=len(CANDIDATES), unit="candidate"))
     return sorted(rows, key=lambda row: -float(row["accuracy"]))
 
@@ -152,23 +145,24 @@ def whole(name, data, work, minutes, seed):
     from common.cores import cpu_count
     from datasets.training_set import read_property
 
-    threads, place = cpu_count(), work / f"whole-{minutes:g}" / _folder(name)
+    threads, place = cpu_count(), work / f"whole-{minutes:g}"
     plan = Planner(work / f"rates-{threads}.json", minutes * 60, threads, read_property(data.training)[0])
     steps = plan(list(CANDIDATES[name].network))
-    model, seconds = train(CANDIDATES[name], steps, data.training, place, threads, seed)
-    figures = verify(model, data.packs, place / "lfw", threads)
-    identify(model, data.megaface, place / "megaface", threads)
-    found = read_json(place / "megaface" / "results.json", list)[0]["figures"]
+    model, seconds, logs = train(CANDIDATES[name], steps, data.training, place, threads, seed)
+    target = logs[-1].parent
+    figures = verify(model, data.packs, target / "lfw", threads)
+    identify(model, data.megaface, target / "megaface", threads)
+    found = read_json(target / "megaface" / "results.json", list)[0]["figures"]
     ranks = {key: value for key, value in found.items() if "rank1@" in key}
     return dict(candidate=name, flags="; then ".join(text for _, text in CANDIDATES[name].stages),
                 minutes=f"{seconds / 60:.1f}", images=steps * BATCH, accuracy=f"{figures['accuracy']:.4f}",
                 deviation=f"{figures['accuracy_std']:.4f}", eer=f"{figures['eer']:.4f}",
-                **{key: f"{value:.4f}" for key, value in ranks.items()}), sorted(place.glob("*/train.log"))
+                **{key: f"{value:.4f}" for key, value in ranks.items()}), logs
 
 
 def parse_args():
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60, help="of the last training, on all cores")
+    parser.add_argument("--minutes", type=float, default=40, help="of the last training, on all cores")
     parser.add_argument("--search-minutes", type=float, default=6, help="of each candidate, on one thread")
     parser.add_argument("--data", choices=("celeba", "rendered"), default="celeba", help="the real faces of FACE_DATA, "
                         "or rendered ones")
