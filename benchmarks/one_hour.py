@@ -4,7 +4,7 @@
 
 No pretrained weights, no image of LFW in training. Settings are chosen on people who are held out of the training
 identities (a fifth of them, in pairs drawn by --seed), never on LFW: each of CANDIDATES is trained without them for
-some minutes on one thread, a quarter of an hour for all. The best is then trained on all identities by the whole machine,
+some minutes on one thread, a quarter of an hour for all. The best is then trained by the whole machine on all of them,
 verified on LFW and put to the identification of twelve actors among 1,548 others. Writes results/one_hour_search.csv,
 results/one_hour.csv and the training's log, results/one_hour.log. What is done stays in --work and is not done again.
 """
