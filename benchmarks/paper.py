@@ -93,6 +93,8 @@ class Runs:
         begins = self._begins(row)
         before = self._train(begins, seed) if begins else None
         words = [*self.flags(row), *self._schedule(row, begins), *self._scale.extra, "--seed", str(seed)]
+        if row is BASE and any("subcenter" in other.flags for other in self._table.rows):
+            words += ["--ckpt-embedding", "1"]  # their heads are of other sizes, and so all rows begin without one
         told = json.dumps([words, row.data, self._noise, self._content, before and before.name])
         folder = self._work / "runs" / hashlib.sha256(told.encode()).hexdigest()[:12]
         with self._once(folder / "done") as missing:
@@ -100,7 +102,7 @@ class Runs:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_text(folder / "flags.txt", f"{row.name}: {' '.join(words)}\n")
                 pretrained = ["--pretrained", str(self._model(before)).rpartition(",")[0]] if before else []
-                logged(folder / "train.log", "recognition/train.py", *words, *pretrained, *_SAVED, "--dataset",
+                logged(folder / "train.log", "recognition/train.py", *_SAVED, *words, *pretrained, "--dataset",
                        self._training(row, seed), "--models-root", folder, threads=self._scale.threads)
                 write_text(folder / "done", "")
         return folder

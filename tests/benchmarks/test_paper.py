@@ -59,8 +59,9 @@ def faces(tmp_path_factory):
     return folder
 
 
-TINY = Table("Two losses", "A", (Row("Softmax", ("--loss", "softmax"), {"faces": 99.5}),
-                                 Row("Triplet", ("--loss", "triplet"), begins="Softmax")), "Softmax",
+TINY = Table("Two losses", "A", (
+    Row("Softmax", ("--loss", "softmax"), {"faces": 99.5}),
+    Row("Triplet", ("--loss", "triplet", "--triplet-bag-size", "60"), begins="Softmax")), "Softmax",
              short=("--network", "m05", "--net-multiplier", "0.1", "--emb-size", "16"))
 
 
@@ -84,7 +85,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_table_is_done_once_and_goes_on_where_it_failed(faces, tmp_path, here, monkeypatch):
-    data, scale = paper_data.find_data(str(faces), tmp_path), paper.Scale(lambda flags: 10, (), 1, "", 0)
+    data, scale = paper_data.find_data(str(faces), tmp_path), paper.Scale(lambda flags: 4, (), 1, "", 0)
     whole = paper.logged
 
     def failing(log, script, *words, threads=1):
@@ -110,7 +111,7 @@ def test_a_table_is_done_once_and_goes_on_where_it_failed(faces, tmp_path, here,
     rows, text = read_table("paper_tiny"), paths[1].read_text()
     assert [row["row"] for row in rows] == ["Softmax", "Triplet"] and rows[0]["faces (paper)"] == "99.5"
     assert all(0 <= float(row["faces"]) <= 100 and row["apart"] in ("reference", "one seed") for row in rows)
-    assert "*99.5*" in text and "seeds: 1, 10 steps, on" in text and paths[2].read_bytes().startswith(b"\x89PNG")
+    assert "*99.5*" in text and "seeds: 1, 4 steps, on" in text and paths[2].read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("table, flags, what", [

@@ -107,7 +107,7 @@ def write():
 def fail():
     from common.errors import UserError; raise UserError("x" + chr(10) + "y")
 fake.main = globals()[sys.argv[3]]
-running = trial.Running(sys.argv[2], ["fake.py"], cpu=1)
+running = trial.Running(sys.argv[2], ["fake.py"], cpu=1 if sys.argv[3] == "loop" else 20)
 found = None
 while found is None:
     found = running.poll(); time.sleep(0.01)
