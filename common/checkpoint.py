@@ -252,9 +252,13 @@ def check_shapes(model, symbol, params, data):
         if params[name].shape != expected[name]:
             raise DataError(f"{model}: array {name!r} has shape {params[name].shape}, the symbol expects "
                             f"{expected[name]} for {size}")
-        if np.dtype(params[name].dtype).kind != "f":
-            raise DataError(f"{model}: array {name!r} is of {np.dtype(params[name].dtype)}; expected floats")
+        _check_floats(model, name, params[name])
     return outputs
+
+
+def _check_floats(model, name, array):
+    if np.dtype(array.dtype).kind != "f":
+        raise DataError(f"{model}: array {name!r} is of {np.dtype(array.dtype)}; expected floats")
 
 
 def read_arrays(path):
@@ -349,9 +353,7 @@ def load_pretrained(prefix, epoch, symbol, data_shape, **head_shapes):
     for name in shapes:
         if name not in found:
             raise UserError(f"pretrained model {model}: has no array {name!r}; is it of another network?")
-        if np.dtype(found[name].dtype).kind != "f":
-            raise UserError(f"pretrained model {model}: array {name!r} is of {np.dtype(found[name].dtype)}; expected "
-                            "floats")
+        _check_floats(f"pretrained model {model}", name, found[name])
     for name, shape in {**shapes, **head_shapes}.items():
         if name in found and found[name].shape != shape:
             advice = "; leave the head out of it, or train on the same classes" if name in head_shapes else ""

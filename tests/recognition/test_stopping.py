@@ -207,7 +207,7 @@ def test_nothing_is_left_behind(work, tmp_path):
 
 
 def test_killed_at_random_moments(tmp_path):
-    """Two of the fifty of benchmarks/resume.py, whose results are in results/resume.csv."""
+    """Three of the fifty of benchmarks/resume.py, whose results are in results/resume.csv."""
     write_faces(tmp_path / "faces")
-    rows = killed_and_compared(tmp_path, 2, 16, tell=lambda row: None)
-    assert len(rows) == 3 and all(row["equal"] for row in rows), rows
+    rows = killed_and_compared(tmp_path, 3, 20, tell=lambda row: None)
+    assert len(rows) == 4 and all(row["equal"] for row in rows), rows

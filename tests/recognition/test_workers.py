@@ -256,7 +256,7 @@ def test_a_job_that_is_stopped_and_one_whose_worker_is_killed_go_on(dataset, tmp
     stopped = latest()
     assert job.returncode == 130 and f"stopped after step {stopped}; --resume goes on" in out and "stopped" in err
 
-    flags += ["--max-steps", stopped + 12]
+    flags += ["--max-steps", stopped + 20]
     job = launch(*flags, "--models-root", tmp_path, "--resume", servers=1, restarts=1)
     wait_for(job, lambda: latest() >= stopped + 2)
     os.kill(process_of(job, 1), signal.SIGKILL)
