@@ -145,7 +145,7 @@ def draw(table, rows, found, path):
     ours.set(yticks=range(len(rows)), yticklabels=[row["row"] for row in rows], title=f"here: {rows[0]['data']}",
              xlabel=f"{column}: seeds, and their mean")
     paper.set(title=f"printed ({table.source})", xlabel=f"{printed}; other data and networks")
-    ours.invert_yaxis()
+    ours.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
     for axes in (ours, paper):
         axes.grid(axis="x", alpha=0.3)
     figure.suptitle(table.title, fontsize=10)
