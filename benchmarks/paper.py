@@ -118,7 +118,7 @@ class Runs:
         if self._scale.steps is None:
             return ["--recipe", "triplet" if in_pairs else self._table.recipe]
         steps = self._steps(row) * (_BASE_TIMES if row is BASE else 1)
-        rate, first = 0.005 if in_pairs else 0.01 if begins else 0.1, str(steps * 3 // 5)
+        rate, first = 0.005 if in_pairs else 0.01 if begins else row.rate, str(steps * 3 // 5)
         pairs = ["--per-batch-size", "30"] if in_pairs else []
         margin = ["--margin-warmup", first] if begins and self._has_margin(row) else []
         return [*_SHORT, *pairs, *margin, "--lr", str(rate), "--max-steps", str(steps), "--lr-steps",
