@@ -96,11 +96,13 @@ def markdown(table, rows):
     cells = [cell for name in _columns(rows)
              for cell in ((name, _ours, name), (f"*{name}, printed*", _printed, name + PAPER))
              if any(row[cell[2]] != "" for row in rows)]
+    steps = sorted({row["steps"] for row in rows})
+    if len(steps) > 1:  # rows of the same minutes
+        cells.insert(0, ("steps", _plain, "steps"))
     head = ["row", *(title for title, *_ in cells), "beside the reference"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         lines.append([row["row"], *(show(row, key) for _, show, key in cells), row["apart"]])
-    steps = sorted({row["steps"] for row in rows})
     return "".join((
         f"**{table.title}**\n\n", *(f"| {' | '.join(line)} |\n" for line in lines),
         f"\nOurs: data `{rows[0]['data']}`, seeds: {rows[0]['seeds']}, {_length(steps)}, on {rows[0]['machine']}. "
@@ -112,6 +114,10 @@ def _length(steps):
     if steps == ["recipe"]:
         return "the paper's schedule"
     return f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
+
+
+def _plain(row, key):
+    return str(row[key])
 
 
 def _ours(row, column):

@@ -154,6 +154,19 @@ class TestNoise:
         assert paper_report.beside(TINY, found, "lfw").say("c").startswith("+")
 
 
+def test_steps_are_told_where_rows_differ():
+    """Of a table whose rows train for the same minutes, and so not for as many steps."""
+    def lines(*steps):
+        found = {row.name: [({"faces": 75.0}, number)] for row, number in zip(TINY.rows, steps)}
+        rows = paper_report.summarise("tiny", TINY, "rendered", found, lambda row: row.flags)
+        return paper_report.markdown(TINY, rows).splitlines()[2:6]
+
+    assert lines(4, 4)[0] == "| row | faces | *faces, printed* | beside the reference |"
+    assert lines(4, 9) == ["| row | steps | faces | *faces, printed* | beside the reference |",
+                           "| --- | --- | --- | --- | --- |", "| Softmax | 4 | 75.00 | *99.5* | reference |",
+                           "| Triplet | 9 | 75.00 |  | one seed |"]
+
+
 @pytest.mark.parametrize("kind, entry, expected", [
     (VERIFICATION, dict(target="packs/lfw.bin", figures=dict(accuracy=0.99)), {"lfw": 99.0}),
     (MEGAFACE, dict(figures={"rank1@10": 0.9, "rank1@1548": 0.5, "tar@1e-06": 0.25, "refined_rank1@1548": 0.75,
