@@ -29,6 +29,7 @@ from benchmarks.commands import logged
 from benchmarks.paper_data import find_data, identify, spoil_labels, without_people
 from benchmarks.paper_tables import ANGLES, BASE, MEGAFACE, TABLES, VERIFICATION
 from common.cli import ArgumentParser, run
+from common.cores import cpu_count
 from common.errors import UserError, unknown_name
 from common.files import read_json, write_text
 from common.flags import positive
@@ -78,14 +79,15 @@ class Runs:
                     self._evaluate(kind, self._model(folder), target)
                     write_text(target / "done", "")
             found.update(_figures(kind, read_json(target / "results.json", list)))
-        return found, self._steps(row)
+        return found, self.steps(row)
 
     def _measured_on(self, kind):
         """Eight letters for the folder that it is measured on."""
         folders = {VERIFICATION: self._data.packs, MEGAFACE: self._data.megaface, ANGLES: self._data.people}
         return hashlib.sha256(str(folders[kind]).encode()).hexdigest()[:8]
 
-    def _steps(self, row):
+    def steps(self, row):
+        """Of a run of the row; None: as the recipe says."""
         return self._scale.steps and self._scale.steps(self.flags(row))
 
     def _train(self, row, seed):
@@ -93,8 +95,6 @@ class Runs:
         begins = self._begins(row)
         before = self._train(begins, seed) if begins else None
         words = [*self.flags(row), *self._schedule(row, begins), *self._scale.extra, "--seed", str(seed)]
-        if row is BASE and any("subcenter" in other.flags for other in self._table.rows):
-            words += ["--ckpt-embedding", "1"]  # their heads are of other sizes, and so all rows begin without one
         told = json.dumps([words, row.data, self._noise, self._content, before and before.name])
         folder = self._work / "runs" / hashlib.sha256(told.encode()).hexdigest()[:12]
         with self._once(folder / "done") as missing:
@@ -117,8 +117,9 @@ class Runs:
         in_pairs = any(loss in row.flags for loss in _PAIRS)
         if self._scale.steps is None:
             return ["--recipe", "triplet" if in_pairs else self._table.recipe]
-        steps = self._steps(row) * (_BASE_TIMES if row is BASE else 1)
-        rate, first = 0.005 if in_pairs else 0.01 if begins else row.rate, str(steps * 3 // 5)
+        steps = self.steps(row) * (_BASE_TIMES if row is BASE else 1)
+        alone = self._table.base_rate if row is BASE else row.rate
+        rate, first = 0.005 if in_pairs else 0.01 if begins else alone, str(steps * 3 // 5)
         pairs = ["--per-batch-size", "30"] if in_pairs else []
         margin = ["--margin-warmup", first] if begins and self._has_margin(row) else []
         return [*_SHORT, *pairs, *margin, "--lr", str(rate), "--max-steps", str(steps), "--lr-steps",
@@ -216,9 +217,14 @@ class Planner:
         return max(10, round(self._seconds * self._rates[network] / BATCH))
 
     def _time(self, network):
-        """Images a second."""
-        log = self._path.with_suffix(".log")
-        logged(log, "recognition/train.py", *network, "--loss", "softmax", "--per-batch-size", BATCH, "--max-steps", 5,
+        """Images a second, with all cores busy, as they are when runs go side by side."""
+        copies = max(1, cpu_count() // self._threads)
+        with ThreadPoolExecutor(copies) as pool:
+            return min(pool.map(partial(self._timed, network), range(copies)))
+
+    def _timed(self, network, copy):
+        log = self._path.with_name(f"{self._path.stem}-{copy}.log")
+        logged(log, "recognition/train.py", *network, "--loss", "softmax", "--per-batch-size", BATCH, "--max-steps", 10,
                "--benchmark", "--num-classes", self._num_classes, threads=self._threads)
         return float(log.read_text().split(" samples/s")[0].split()[-1])
 
@@ -259,7 +265,6 @@ def parse_args(args=None):
 
 def _scale(args, extra, data, work):
     """(Scale, runs side by side) that the flags ask for."""
-    from common.cores import cpu_count
     from datasets.training_set import read_property
 
     is_short = bool(args.budget or args.steps)
@@ -302,6 +307,8 @@ def do_table(name, data, work, scale, jobs, seeds, only=""):
     names = chosen("row", only, rows, ";")
     _check(table, [rows[row] for row in names], data, scale)
     runs, found = Runs(table, data, work, scale), {}
+    for row in names:
+        runs.steps(rows[row])  # networks are timed while nothing else runs
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(names) * seeds, unit="run", desc=name) as bar:
         waiting = {row: [pool.submit(runs.measure, rows[row], seed) for seed in range(seeds)] for row in names}
         try:

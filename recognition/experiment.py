@@ -23,7 +23,7 @@ from eval.verification import check_pack
 from recognition import callbacks, guards, memory, pair_losses, presets, recipes
 from recognition import resume as resuming
 from recognition.class_parallel import split_classes, split_loss
-from recognition.heads import LOSSES, classification_loss, get_head
+from recognition.heads import LOSSES, classification_loss, get_head, sub_centres
 from recognition.partial_fc import PartialTrainer, sample_sizes
 from recognition.signals import Stopped, StopSignals
 from recognition.split_trainer import SplitTrainer
@@ -272,10 +272,7 @@ def make_trainer(settings, batches, num_classes, workers=None, state=None):
     embedding = _network(settings)
     arg_params, aux_params = {}, {}
     if settings.pretrained and not state:
-        head = dict(fc7_weight=(num_classes * settings.get("loss_k", 1), settings.emb_size), fc7_bias=(num_classes,))
-        arg_params, aux_params = load_pretrained(
-            settings.pretrained, settings.pretrained_epoch, embedding, (1,) + batches.provide_data[0].shape[1:],
-            **(head if settings.loss in LOSSES else {}))
+        arg_params, aux_params = _pretrained(settings, embedding, num_classes, batches.provide_data[0].shape[1:])
     devices = get_devices(settings.devices)
     make = partial(Trainer, embedding, lambda network, label: _loss(settings, num_classes, network, label))
     if settings.class_parallel or settings.sample_rate < 1 or _is_large(settings, num_classes, devices):
@@ -284,6 +281,20 @@ def make_trainer(settings, batches, num_classes, workers=None, state=None):
                 presets.lr_steps(settings.lr_steps), settings.mom, settings.wd,
                 {"fc7_weight": (settings.fc7_lr_mult, settings.fc7_wd_mult)}, workers, settings.lr_warmup,
                 seed=settings.seed, resumed=state)
+
+
+def _pretrained(settings, embedding, num_classes, image_shape):
+    """Parameters of the pretrained model; a head with one centre a class becomes one of `loss_k` sub-centres."""
+    load = partial(load_pretrained, settings.pretrained, settings.pretrained_epoch, embedding, (1,) + image_shape)
+    if settings.loss not in LOSSES:
+        return load()
+    centres, width = settings.get("loss_k", 1), settings.emb_size
+    if centres > 1:
+        arg_params, aux_params = load()
+        weight = arg_params.get("fc7_weight")
+        if weight is not None and weight.shape == (num_classes, width):
+            return dict(arg_params, fc7_weight=sub_centres(weight, centres)), aux_params
+    return load(fc7_weight=(num_classes * centres, width), fc7_bias=(num_classes,))
 
 
 def _network(settings):

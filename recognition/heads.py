@@ -305,6 +305,16 @@ def _step():
     return mx.sym.BlockGrad(step), [next_state(step, step + 1)]
 
 
+def sub_centres(weight, centres):
+    """The centres of a head, weight (C, D), as (C * centres, D): each itself, and copies that MXNet's random numbers
+    move by about a tenth of its length, for equal ones would have equal gradients and so stay equal."""
+    copies = mx.nd.repeat(weight, centres, axis=0)
+    lengths = mx.nd.norm(copies, axis=1, keepdims=True)
+    noise = mx.nd.random.normal(0, 0.1 / weight.shape[1] ** 0.5, copies.shape) * lengths
+    noise[::centres] = 0
+    return copies + noise
+
+
 def _penalties(inputs, cosine, centres, loss_k, intra, inter, mhe):
     """The weighted sum, (N,), of losses on angles; None where every weight is 0.
 

@@ -283,3 +283,17 @@ class TestRefusals:
     def test_heads(self, loss, own, words):
         with pytest.raises(UserError, match=words):
             heads.get_head(loss, mx.sym.Variable("data"), mx.sym.Variable("label"), 4, 6, **own)
+
+
+def test_sub_centres():
+    """The first of each class is the centre itself, the others are near it and differ; the seed decides."""
+    weight = np.random.RandomState(0).normal(0, [[1], [2], [50]], (3, 64)).astype(np.float32)
+    made = []
+    for _ in range(2):
+        mx.random.seed(3)
+        made.append(heads.sub_centres(mx.nd.array(weight), 4).asnumpy())
+    assert (made[0] == made[1]).all() and made[0].shape == (12, 64)
+    moved = np.linalg.norm(made[0].reshape(3, 4, 64) - weight[:, None], axis=2)
+    assert (moved[:, 0] == 0).all()
+    assert moved[:, 1:] / np.linalg.norm(weight, axis=1)[:, None] == pytest.approx(0.1, rel=0.3)
+    assert len(np.unique(made[0], axis=0)) == 12

@@ -226,6 +226,19 @@ class TestBadInput:
         assert symbol.simple_bind(mx.cpu(), data=(2, 3, 112, 112), softmax_label=(2,)).outputs[0].shape == (2, 4)
         line = fails(*SMALL, "--dataset", other, "--pretrained", f"{tmp_path}/{trained[1].name}/model,1")
         assert "(4, 16)" in line and "(7, 16)" in line
+        line = fails(*SMALL, "--loss", "subcenter", "--dataset", other, "--pretrained",
+                     f"{tmp_path}/{trained[1].name}/model,1")
+        assert "(4, 16)" in line and "(21, 16)" in line
+
+    def test_sub_centres_begin_with_a_head_of_one_centre(self, trained, dataset, tmp_path):
+        common = ["--dataset", dataset, "--models-root", tmp_path, "--ckpt-embedding", "0", "--max-steps", 1]
+        run(*SMALL, *common)
+        before = f"{tmp_path}/{trained[1].name}/model"
+        run(*SMALL, "--loss", "subcenter", *common, "--lr", 0, "--pretrained", before)
+        after, = tmp_path.glob("*subcenter*/model-0001.params")
+        heads = [checkpoint.load(f"{prefix},1")[1]["fc7_weight"].asnumpy()
+                 for prefix in (before, str(after)[:-len("-0001.params")])]
+        assert heads[1].shape == (12, 16) and (heads[1][::3] == heads[0]).all()
 
     @pytest.mark.parametrize("damage", ["missing", "truncated", "symbol", "network"])
     def test_damaged_model(self, trained, dataset, tmp_path, damage):
