@@ -110,15 +110,17 @@ class Runs:
     def _begins(self, row):
         if row.begins:
             return self._rows[row.begins]
-        return BASE if self._scale.steps and self._table.after_softmax and row is not BASE else None
+        if self._scale.steps and self._table.after_softmax and not _is_base(row):
+            return BASE._replace(data=row.data)  # on the same images, so that the heads fit
+        return None
 
     def _schedule(self, row, begins):
         """Flags of length and learning rate."""
         in_pairs = any(loss in row.flags for loss in _PAIRS)
         if self._scale.steps is None:
             return ["--recipe", "triplet" if in_pairs else self._table.recipe]
-        steps = self.steps(row) * (_BASE_TIMES if row is BASE else 1)
-        alone = self._table.base_rate if row is BASE else row.rate
+        steps = self.steps(row) * (_BASE_TIMES if _is_base(row) else 1)
+        alone = self._table.base_rate if _is_base(row) else row.rate
         rate, first = 0.005 if in_pairs else 0.01 if begins else alone, str(steps * 3 // 5)
         pairs = ["--per-batch-size", "30"] if in_pairs else []
         margin = ["--margin-warmup", first] if begins and self._has_margin(row) else []
@@ -140,8 +142,10 @@ class Runs:
                 self._data.training, folder, self._noise))
         if kind == "dropped:":
             model = self._model(self._train(self._rows[what], seed))
-            return self._made(f"dropped-{Path(model).parents[1].name}", lambda folder: logged(
-                f"{folder}.log", "recognition/drop.py", "--model", model, "--dataset", spoilt, "--output", folder))
+            angle = 90 if self._scale.steps else 75  # from its centre an image is further in a short training
+            return self._made(f"dropped-{angle}-{Path(model).parents[1].name}", lambda folder: logged(
+                f"{folder}.log", "recognition/drop.py", "--model", model, "--dataset", spoilt, "--output", folder,
+                "--angle", angle))
         if kind == "without":
             return self._made(f"{spoilt.name}-without-{what}", lambda folder: without_people(
                 spoilt, self._data.packs / f"{what}.bin", self._scale.cleaner, folder))
@@ -186,6 +190,10 @@ class Runs:
             lock = self._locks[str(marker)]
         with lock:
             yield not marker.exists()
+
+
+def _is_base(row):
+    return row.name == BASE.name
 
 
 def _figures(kind, entries):
