@@ -130,14 +130,16 @@ def _printed(row, key):
 
 
 def draw(table, rows, found, path):
-    """Draw the first column: every seed's figure and their mean; beside it, on a scale of its own, what is printed."""
+    """Draw the first column: every seed's figure and their mean; beside it, on a scale of its own, what is printed, of
+    another column where it is of less than half of the rows."""
     from matplotlib.figure import Figure
 
     from eval.plots import GENUINE, IMPOSTOR, save
 
     names = _columns(rows)
     column = next(name for name in names if any(row[name] for row in rows))
-    printed = next((name for name in (column, *names) if any(row[name + PAPER] != "" for row in rows)), column)
+    printed = next((name for name in (column, *names)
+                    if 2 * sum(row[name + PAPER] != "" for row in rows) >= len(rows)), column)
     first = beside(table, found, column)
     figure = Figure(figsize=(9, 1.3 + 0.3 * len(rows)), layout="constrained")
     ours, paper = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
