@@ -333,12 +333,13 @@ def _read_array(cursor):
     return np.frombuffer(cursor.bytes(size), _DTYPES[kind]).reshape(shape)
 
 
-def load_pretrained(prefix, epoch, symbol, data_shape, **head_shapes):
+def load_pretrained(prefix, epoch, symbol, data_shape, adapt=None, **head_shapes):
     """Parameters of a checkpoint to begin a training of `symbol` with.
 
     prefix: of the checkpoint, or 'prefix,epoch', which goes before `epoch`. symbol: embedding symbol; data_shape:
-    shape of its input, for instance (1, 3, 112, 112); head_shapes: shapes that arrays of the head must have where the
-    checkpoint holds them.
+    shape of its input, for instance (1, 3, 112, 112); adapt: called with the arguments, dict name -> NDArray, to change
+    its head before shapes are checked; head_shapes: shapes that arrays of the head must have where the checkpoint holds
+    them.
     Returns (arg_params, aux_params). Raises UserError for arrays that are missing or of another shape (both are named).
     """
     model = prefix if _MODEL.fullmatch(prefix) else f"{prefix},{epoch}"
@@ -353,8 +354,13 @@ def load_pretrained(prefix, epoch, symbol, data_shape, **head_shapes):
     for name in shapes:
         if name not in found:
             raise UserError(f"pretrained model {model}: has no array {name!r}; is it of another network?")
+    shapes.update(head_shapes)
+    for name in filter(found.__contains__, shapes):
         _check_floats(f"pretrained model {model}", name, found[name])
-    for name, shape in {**shapes, **head_shapes}.items():
+    if adapt:
+        adapt(arg_params)
+        found.update(arg_params)
+    for name, shape in shapes.items():
         if name in found and found[name].shape != shape:
             advice = "; leave the head out of it, or train on the same classes" if name in head_shapes else ""
             raise UserError(f"pretrained model {model}: array {name!r} has shape {found[name].shape}, "

@@ -285,16 +285,15 @@ def make_trainer(settings, batches, num_classes, workers=None, state=None):
 
 def _pretrained(settings, embedding, num_classes, image_shape):
     """Parameters of the pretrained model; a head with one centre a class becomes one of `loss_k` sub-centres."""
-    load = partial(load_pretrained, settings.pretrained, settings.pretrained_epoch, embedding, (1,) + image_shape)
-    if settings.loss not in LOSSES:
-        return load()
     centres, width = settings.get("loss_k", 1), settings.emb_size
-    if centres > 1:
-        arg_params, aux_params = load()
-        weight = arg_params.get("fc7_weight")
-        if weight is not None and weight.shape == (num_classes, width):
-            return dict(arg_params, fc7_weight=sub_centres(weight, centres)), aux_params
-    return load(fc7_weight=(num_classes * centres, width), fc7_bias=(num_classes,))
+    head = dict(fc7_weight=(num_classes * centres, width), fc7_bias=(num_classes,))
+
+    def adapt(arg_params):
+        if centres > 1 and "fc7_weight" in arg_params and arg_params["fc7_weight"].shape == (num_classes, width):
+            arg_params["fc7_weight"] = sub_centres(arg_params["fc7_weight"], centres)
+
+    return load_pretrained(settings.pretrained, settings.pretrained_epoch, embedding, (1,) + image_shape, adapt,
+                           **(head if settings.loss in LOSSES else {}))
 
 
 def _network(settings):

@@ -239,6 +239,10 @@ class TestBadInput:
         heads = [checkpoint.load(f"{prefix},1")[1]["fc7_weight"].asnumpy()
                  for prefix in (before, str(after)[:-len("-0001.params")])]
         assert heads[1].shape == (12, 16) and (heads[1][::3] == heads[0]).all()
+        symbol, arguments, states = checkpoint.load(f"{before},1")
+        checkpoint.save(before, 2, symbol, dict(arguments, fc7_weight=arguments["fc7_weight"].astype("int32")), states)
+        line = fails(*SMALL, "--loss", "subcenter", *common, "--pretrained", f"{before},2")
+        assert "array 'fc7_weight' is of int32; expected floats" in line
 
     @pytest.mark.parametrize("damage", ["missing", "truncated", "symbol", "network"])
     def test_damaged_model(self, trained, dataset, tmp_path, damage):
